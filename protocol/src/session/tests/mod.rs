@@ -1,0 +1,1 @@
+//! Stories told with both machines as a pair, in virtual time.
