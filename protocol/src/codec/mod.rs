@@ -113,3 +113,9 @@ impl ToRelay {
         })
     }
 }
+
+#[cfg(test)]
+mod golden;
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use crate::{
 pub struct Window {
     /// Deliveries.
     pub deliveries: u64,
-    /// Body bytes. An event larger than the whole window travels when nothing else is in flight.
+    /// Body bytes. An event larger than the whole window travels when no other bytes are in flight.
     pub bytes: u64,
 }
 
