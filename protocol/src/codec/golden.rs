@@ -176,6 +176,29 @@ fn chunk() {
     );
 }
 
+/// The page for people who write agents shows this very chunk.
+#[test]
+fn the_example_of_the_documentation_is_true() {
+    let page = include_str!("../../../docs/PROTOCOL.md");
+    let example = page
+        .split("```")
+        .find(|block| block.trim_start().starts_with("03 00"));
+    let message: Vec<u8> = example
+        .unwrap()
+        .split_whitespace()
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect();
+    let Ok(ToAgent::Chunk(chunk)) = ToAgent::decode(message.into()) else {
+        panic!("not a chunk");
+    };
+
+    assert_eq!((chunk.delivery, chunk.lease), (delivery(), lease()));
+    assert_eq!(
+        (chunk.offset, &chunk.part[..]),
+        (262_144, &b"{\"rest\":1}"[..])
+    );
+}
+
 #[test]
 fn confirm() {
     check_to_agent(

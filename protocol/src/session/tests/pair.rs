@@ -33,6 +33,9 @@ pub(super) enum Fate {
     Doubled,
 }
 
+/// Decides about a frame: `Ok` on its way to the agent, `Err` on its way to the relay.
+type Judge = dyn FnMut(Result<&ToAgent, &ToRelay>) -> Fate;
+
 /// Both machines on one link.
 pub(super) struct Pair {
     pub(super) now: Instant,
@@ -46,7 +49,7 @@ pub(super) struct Pair {
     pub(super) is_cut: bool,
     to_agent: Wire<ToAgent>,
     to_relay: Wire<ToRelay>,
-    fate: Box<dyn FnMut(Result<&ToAgent, &ToRelay>) -> Fate>,
+    fate: Box<Judge>,
     pub(super) seen: Seen,
 }
 
