@@ -1,1 +1,17 @@
+//! The relay: accepts providers' webhooks, makes them durable, and hands them to agents.
+//!
+//! The modules stand in the order of the journey of an event. `docs/ARCHITECTURE.md` is the map.
 
+pub mod listener;
+
+pub mod lifecycle;
+
+pub mod store;
+
+pub mod dispatch;
+
+pub mod settle;
+
+pub mod clock;
+
+pub mod ids;
