@@ -15,3 +15,5 @@ pub mod settle;
 pub mod clock;
 
 pub mod ids;
+
+pub mod problem;
