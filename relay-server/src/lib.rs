@@ -4,6 +4,8 @@
 
 pub mod listener;
 
+pub mod verify;
+
 pub mod lifecycle;
 
 pub mod store;
