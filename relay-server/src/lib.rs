@@ -17,3 +17,5 @@ pub mod settle;
 pub mod clock;
 
 pub mod ids;
+
+pub mod problem;
