@@ -9,6 +9,8 @@
 
 mod due;
 
+mod embedded;
+
 mod error;
 
 mod events;

@@ -6,7 +6,8 @@
 //! - [`credentials`]: the secrets and public keys of a source;
 //! - [`Verifier`]: both together, keys prepared; checks, signs and answers requests;
 //! - [`handshake`]: challenges answered at the edge;
-//! - [`refusal`]: why a request was refused, in words.
+//! - [`refusal`]: why a request was refused, in words;
+//! - [`vectors`], [`debugger`] and [`command`]: the same from the command line.
 
 pub mod rule;
 
@@ -35,6 +36,14 @@ mod sign;
 pub mod handshake;
 
 pub mod refusal;
+
+pub mod vectors;
+
+pub mod http_file;
+
+pub mod debugger;
+
+pub mod command;
 
 #[cfg(test)]
 mod tests;
@@ -229,9 +238,12 @@ impl Bound {
         if rule.is_symmetric() && credentials.secrets.is_empty() {
             return Err(CredentialError::NoSecret);
         }
-        let asymmetric =
-            matches!(rule.check, Check::Signed(_) | Check::HttpSignature) && !rule.is_symmetric();
-        if asymmetric && credentials.public_keys.is_empty() && rule.spec.key_url_header.is_none() {
+        let asymmetric = matches!(
+            rule.check,
+            Check::Signed(_) | Check::HttpSignature | Check::Jwt { .. }
+        ) && !rule.is_symmetric();
+        let keys_elsewhere = rule.spec.key_url_header.is_some() || rule.spec.jwks.is_some();
+        if asymmetric && credentials.public_keys.is_empty() && !keys_elsewhere {
             return Err(CredentialError::NoPublicKey);
         }
         let bound = rule

@@ -1,6 +1,9 @@
 //! Public keys and certificates of providers, in any of the forms they are published in.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 
 /// A provider's public key. The kind comes from the key itself, so that a request cannot choose it.
@@ -26,13 +29,17 @@ pub(super) enum PublicKeyKind {
 pub struct InvalidKey;
 
 impl PublicKey {
-    /// Reads PEM (public key or certificate), `whpk_` + base64, base64 of a raw Ed25519 key or of a
+    /// Reads a JWK, PEM (public key or certificate), `whpk_` + base64, base64 of a raw Ed25519 key or of a
     /// DER public key, or hex of a raw Ed25519 key.
     ///
     /// # Errors
     /// The text is none of these; ask for it again.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let text = text.trim();
+        if text.starts_with('{') {
+            let jwk = serde_json::from_str(text).map_err(|_| InvalidKey)?;
+            return Self::from_jwk(&jwk).ok_or(InvalidKey);
+        }
         if text.starts_with("-----BEGIN") {
             return Self::from_pem(text);
         }
@@ -78,6 +85,30 @@ impl PublicKey {
             Self::from_spki(&der)
         };
         key.ok_or(InvalidKey)
+    }
+
+    /// JSON web key: EC on P-256, RSA, or Ed25519.
+    fn from_jwk(jwk: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        let field = |name: &str| jwk.get(name)?.as_str();
+        let bytes = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(field(name)?).ok();
+        let (kind, key) = match (field("kty")?, field("crv")) {
+            ("EC", Some("P-256")) => {
+                let (x, y) = (bytes("x")?, bytes("y")?);
+                (x.len() == 32 && y.len() == 32).then_some(())?;
+                (PublicKeyKind::P256, [&[4], &x[..], &y].concat())
+            }
+            ("OKP", Some("Ed25519")) => (PublicKeyKind::Ed25519, bytes("x")?),
+            ("RSA", _) => {
+                let numbers = [der_integer(&bytes("n")?), der_integer(&bytes("e")?)].concat();
+                (PublicKeyKind::Rsa, der(SEQUENCE, &numbers))
+            }
+            _ => return None,
+        };
+        let key = Self::new(kind, key);
+        Some(match field("kid") {
+            Some(id) => key.named(id),
+            None => key,
+        })
     }
 
     /// SubjectPublicKeyInfo: SEQUENCE { SEQUENCE { OID, .. }, BIT STRING }.
@@ -135,8 +166,29 @@ impl PublicKey {
 }
 
 const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
 const OID: u8 = 0x06;
 const BIT_STRING: u8 = 0x03;
+
+fn der_integer(number: &[u8]) -> Vec<u8> {
+    let number = &number[number.iter().take_while(|&&byte| byte == 0).count()..];
+    let positive = number.first().is_some_and(|&byte| byte >= 0x80);
+    der(
+        INTEGER,
+        &[if positive { &[0][..] } else { &[] }, number].concat(),
+    )
+}
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [.., high, low] = content.len().to_be_bytes();
+    let mut element = vec![tag];
+    match content.len() {
+        0..0x80 => element.push(low),
+        _ => element.extend([0x82, high, low]),
+    }
+    element.extend_from_slice(content);
+    element
+}
 
 /// Certificate: SEQUENCE { TBS SEQUENCE { [0] version, serial, algorithm, issuer, validity, subject,
 /// SubjectPublicKeyInfo, .. }, .. }.

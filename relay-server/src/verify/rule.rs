@@ -514,6 +514,11 @@ impl Rule {
         Ok(bound)
     }
 
+    /// Whether the rule checks a signature, not a mere token, and needs a credential to do so.
+    pub fn is_signature(&self) -> bool {
+        !matches!(self.check, Check::Open | Check::Token { .. } | Check::Basic)
+    }
+
     /// Whether the rule works with a secret shared with the provider.
     pub fn is_symmetric(&self) -> bool {
         match self.spec.kind {

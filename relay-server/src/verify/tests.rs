@@ -62,3 +62,28 @@ fn github_example_of_the_documentation() {
         Err(Refusal::Missing { .. })
     ));
 }
+
+const VECTORS: &[u8] = include_bytes!("testdata/vectors.json");
+
+#[test]
+fn vectors_pass_by_their_own_rules() {
+    let report = vectors::run(VECTORS, false).unwrap();
+    assert!(report.mismatches.is_empty(), "{report}");
+    assert_eq!(
+        (report.passed, report.exceptions.len()),
+        (261, 0),
+        "{report}"
+    );
+}
+
+/// The exceptions are records of generic senders, which use a rule of their own, and the one that a
+/// preset refuses on purpose.
+#[test]
+fn vectors_pass_by_the_presets() {
+    let report = vectors::run(VECTORS, true).unwrap();
+    assert!(report.mismatches.is_empty(), "{report}");
+    assert_eq!((report.passed, report.exceptions.len()), (261, 33), "{report}");
+    let stricter = report.exceptions.iter().filter(|(_, why)| why.contains("stricter"));
+    let stricter: Vec<_> = stricter.map(|(id, _)| id.as_str()).collect();
+    assert_eq!(stricter, ["box-7-10y-early"]);
+}

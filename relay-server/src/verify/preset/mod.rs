@@ -119,6 +119,14 @@ pub fn preset(name: &str) -> Option<&'static Preset> {
     }
 }
 
+/// The name most like a mistyped one, if any is.
+pub fn closest(name: &str) -> Option<&'static str> {
+    let names = PRESETS.iter().map(|preset| preset.name);
+    let scored = names.map(|known| (strsim::jaro_winkler(known, name), known));
+    let best = scored.max_by(|left, right| left.0.total_cmp(&right.0))?;
+    (best.0 > 0.8).then_some(best.1)
+}
+
 /// All presets, sorted by name.
 pub fn presets() -> impl ExactSizeIterator<Item = &'static Preset> {
     PRESETS.iter()

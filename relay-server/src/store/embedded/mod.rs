@@ -1,0 +1,3 @@
+//! The embedded store: a journal and its projection.
+
+mod journal;
