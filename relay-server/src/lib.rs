@@ -14,6 +14,8 @@ pub mod dispatch;
 
 pub mod settle;
 
+pub mod tenancy;
+
 pub mod clock;
 
 pub mod ids;
