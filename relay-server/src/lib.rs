@@ -4,6 +4,8 @@
 
 pub mod listener;
 
+pub mod ingress;
+
 pub mod verify;
 
 pub mod lifecycle;
@@ -12,12 +14,14 @@ pub mod store;
 
 pub mod dispatch;
 
+pub mod session;
+
 pub mod settle;
 
 pub mod tenancy;
 
+pub mod problem;
+
 pub mod clock;
 
 pub mod ids;
-
-pub mod problem;
