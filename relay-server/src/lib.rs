@@ -16,6 +16,8 @@ pub mod settle;
 
 pub mod tenancy;
 
+pub mod config;
+
 pub mod clock;
 
 pub mod ids;
