@@ -52,6 +52,8 @@ const KEY_RETRY: Duration = Duration::from_secs(30);
 pub struct IngressConfig {
     /// Memory for all bodies being read or stored, in bytes.
     pub body_bytes_in_flight_max: u64,
+    /// The largest body any source may take, in bytes.
+    pub body_bytes_max: u64,
     /// How long bodies may take.
     pub body_deadlines: BodyDeadlines,
     /// What providers see, without a final slash; signatures over URLs are checked against it.
@@ -146,7 +148,7 @@ impl Ingress {
         let settings = &source.source.settings;
         let body = body::read(
             incoming,
-            settings.body_bytes_max,
+            settings.body_bytes_max.min(self.config.body_bytes_max),
             &self.memory,
             self.config.body_deadlines,
         )
