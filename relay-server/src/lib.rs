@@ -23,3 +23,5 @@ pub mod clock;
 pub mod ids;
 
 pub mod problem;
+
+pub mod api;

@@ -52,7 +52,12 @@ impl Line {
 
     pub(super) fn join(&mut self, session: SessionId, ttl: Duration, outlet: Outlet) {
         self.leave(session);
-        self.seats.push(Seat { session, ttl, outlet, free: Allowance::default() });
+        self.seats.push(Seat {
+            session,
+            ttl,
+            outlet,
+            free: Allowance::default(),
+        });
         self.ready = true;
     }
 
@@ -90,8 +95,11 @@ impl Line {
 
     /// Chooses the session with most free deliveries among those with room for `bytes`.
     pub(super) fn assign(&mut self, bytes: u64) -> Option<Assigned> {
-        let seat =
-            self.seats.iter_mut().filter(|seat| seat.free.fits(bytes)).max_by_key(|seat| seat.free.deliveries());
+        let seat = self
+            .seats
+            .iter_mut()
+            .filter(|seat| seat.free.fits(bytes))
+            .max_by_key(|seat| seat.free.deliveries());
         let Some(seat) = seat else {
             self.blocked = true;
             return None;
