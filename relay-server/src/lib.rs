@@ -4,6 +4,8 @@
 
 pub mod listener;
 
+pub mod ingress;
+
 pub mod verify;
 
 pub mod lifecycle;
@@ -12,16 +14,18 @@ pub mod store;
 
 pub mod dispatch;
 
+pub mod session;
+
 pub mod settle;
 
 pub mod tenancy;
 
 pub mod config;
 
-pub mod clock;
-
-pub mod ids;
-
 pub mod problem;
 
 pub mod api;
+
+pub mod clock;
+
+pub mod ids;

@@ -58,7 +58,7 @@ pub struct ApiState {
     /// Lists.
     pub queries: Arc<dyn Queries>,
     /// What providers see, without a final slash.
-    pub public_url: Arc<str>,
+    pub public_url: String,
 }
 
 /// Everything the admin listener answers.

@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
+};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use protocol::{
@@ -83,7 +85,13 @@ impl Ingress {
     /// An ingress over the sources of `tenancy`.
     pub fn new(config: IngressConfig, tenancy: Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
         let memory = BodyMemory::new(config.body_bytes_in_flight_max);
-        Self { config, tenancy, store, memory, counters: IngressCounters::default() }
+        Self {
+            config,
+            tenancy,
+            store,
+            memory,
+            counters: IngressCounters::default(),
+        }
     }
 
     /// What was answered so far.
@@ -102,13 +110,24 @@ impl Ingress {
         }
     }
 
-    async fn accept(&self, request: Request<Incoming>, peer: Peer, head: &Head) -> Result<Answer, Problem> {
+    async fn accept(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        head: &Head,
+    ) -> Result<Answer, Problem> {
         let (parts, incoming) = request.into_parts();
         if let Some(what) = ambiguity::find(parts.version, &parts.uri, &parts.headers, head) {
-            return Err(Problem::new(Code::Request).detail(format!("The request is ambiguous: {what}.")));
+            return Err(
+                Problem::new(Code::Request).detail(format!("The request is ambiguous: {what}."))
+            );
         }
-        let path_and_query = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let target = Target::split(path_and_query).ok_or_else(|| Problem::new(Code::SourceUnknown))?;
+        let path_and_query = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let target =
+            Target::split(path_and_query).ok_or_else(|| Problem::new(Code::SourceUnknown))?;
         let directory = self.tenancy.directory();
         let source = directory
             .source_by_key(target.key)
@@ -125,18 +144,38 @@ impl Ingress {
         admit(&source, &parts, remote, now)?;
 
         let settings = &source.source.settings;
-        let body = body::read(incoming, settings.body_bytes_max, &self.memory, self.config.body_deadlines)
-            .await
-            .map_err(|error| body_problem(&error, &source))?;
+        let body = body::read(
+            incoming,
+            settings.body_bytes_max,
+            &self.memory,
+            self.config.body_deadlines,
+        )
+        .await
+        .map_err(|error| body_problem(&error, &source))?;
         let headers = to_headers(&parts.headers);
-        let url = format!("{}/in/{}{}", self.config.public_url, target.key, target.rest);
-        let seen = verify::Request { method: parts.method.as_str(), url: &url, headers: &headers, body: &body.bytes };
-        let verifier = source.verifier.as_ref().map_err(|why| unusable(&source, why))?;
+        let url = format!(
+            "{}/in/{}{}",
+            self.config.public_url, target.key, target.rest
+        );
+        let seen = verify::Request {
+            method: parts.method.as_str(),
+            url: &url,
+            headers: &headers,
+            body: &body.bytes,
+        };
+        let verifier = source
+            .verifier
+            .as_ref()
+            .map_err(|why| unusable(&source, why))?;
         if let Some(answer) = verifier.handshake(&seen, false, now.0) {
             return Ok(handshake_answer(answer));
         }
-        let verified = verifier.verify(&seen, now.0).map_err(|refusal| refused(&source, &refusal))?;
-        let event_type = verifier.preset().and_then(|preset| preset.event_type(&seen));
+        let verified = verifier
+            .verify(&seen, now.0)
+            .map_err(|refusal| refused(&source, &refusal))?;
+        let event_type = verifier
+            .preset()
+            .and_then(|preset| preset.event_type(&seen));
         let provider_id = provider_id(settings, verifier, &seen);
 
         let event = Event {
@@ -150,7 +189,9 @@ impl Ingress {
             body: body.bytes.clone(),
             verification: Verification {
                 rule: settings.scheme.label().to_owned(),
-                secret: verified.credential.and_then(|index| u16::try_from(index).ok()),
+                secret: verified
+                    .credential
+                    .and_then(|index| u16::try_from(index).ok()),
             },
             event_type,
             provider_id,
@@ -162,9 +203,16 @@ impl Ingress {
     async fn append(&self, source: &LiveSource, event: Event) -> Result<Answer, Problem> {
         let id = event.id;
         let now = event.received_at;
-        let fresh = |destination| NewDelivery { id: DeliveryId::from_u128(ids::fresh(now)), destination };
+        let fresh = |destination| NewDelivery {
+            id: DeliveryId::from_u128(ids::fresh(now)),
+            destination,
+        };
         let deliveries = source.destinations.iter().copied().map(fresh).collect();
-        let new = NewEvent { event, dedupe_window: source.source.settings.dedupe.window, deliveries };
+        let new = NewEvent {
+            event,
+            dedupe_window: source.source.settings.dedupe.window,
+            deliveries,
+        };
         match self.store.append(new).await {
             Ok(Appended::New) => {
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -185,14 +233,25 @@ impl Ingress {
     /// The address a request really came from: behind a trusted proxy, the last address that the
     /// proxy did not trust itself.
     fn remote(&self, headers: &HeaderMap, peer: Peer) -> IpAddr {
-        let trusted = |ip: IpAddr| self.config.trusted_proxies.iter().any(|range| range.contains(ip));
+        let trusted = |ip: IpAddr| {
+            self.config
+                .trusted_proxies
+                .iter()
+                .any(|range| range.contains(ip))
+        };
         let mut remote = peer.addr.ip().to_canonical();
-        let fields: Vec<_> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+        let fields: Vec<_> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
         for hop in fields.iter().rev().flat_map(|field| field.rsplit(',')) {
             if !trusted(remote) {
                 break;
             }
-            let Ok(ip) = hop.trim().parse::<IpAddr>() else { break };
+            let Ok(ip) = hop.trim().parse::<IpAddr>() else {
+                break;
+            };
             remote = ip.to_canonical();
         }
         remote
@@ -215,20 +274,34 @@ fn admit(live: &LiveSource, parts: &Parts, remote: IpAddr, now: Timestamp) -> Re
 
 /// What repeats are recognised by: the header the source names, what its provider calls the id, or
 /// a digest of the body where the source asks for it.
-fn provider_id(settings: &SourceSettings, verifier: &Verifier, seen: &verify::Request<'_>) -> Option<String> {
+fn provider_id(
+    settings: &SourceSettings,
+    verifier: &Verifier,
+    seen: &verify::Request<'_>,
+) -> Option<String> {
     let dedupe = &settings.dedupe;
-    let named = dedupe.header.as_deref().and_then(|name| seen.headers.get(name));
+    let named = dedupe
+        .header
+        .as_deref()
+        .and_then(|name| seen.headers.get(name));
     named
         .and_then(|value| std::str::from_utf8(value).ok())
         .filter(|value| !value.is_empty() && value.len() <= PROVIDER_ID_BYTES_MAX)
         .map(str::to_owned)
         .or_else(|| verifier.preset().and_then(|preset| preset.event_id(seen)))
-        .or_else(|| dedupe.body_hash.then(|| format!("sha256:{}", hex::encode(Sha256::digest(seen.body)))))
+        .or_else(|| {
+            dedupe
+                .body_hash
+                .then(|| format!("sha256:{}", hex::encode(Sha256::digest(seen.body))))
+        })
 }
 
 fn to_headers(map: &HeaderMap) -> Headers {
     let pair = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+        (
+            Bytes::copy_from_slice(name.as_str().as_bytes()),
+            Bytes::copy_from_slice(value.as_bytes()),
+        )
     };
     Headers(map.iter().map(pair).collect())
 }
@@ -237,10 +310,15 @@ fn to_headers(map: &HeaderMap) -> Headers {
 fn accepted(live: &LiveSource, id: EventId) -> Answer {
     let preset = live.verifier.as_ref().ok().and_then(Verifier::preset);
     let wanted = preset.map(|preset| &preset.accepted);
-    let status = wanted.and_then(|wanted| StatusCode::from_u16(wanted.status).ok()).unwrap_or(StatusCode::OK);
+    let status = wanted
+        .and_then(|wanted| StatusCode::from_u16(wanted.status).ok())
+        .unwrap_or(StatusCode::OK);
     let id = id.to_string();
     let (body, content_type) = match wanted.and_then(|wanted| wanted.body.as_ref()) {
-        Some(body) => (body.clone(), wanted.and_then(|wanted| wanted.content_type.as_deref())),
+        Some(body) => (
+            body.clone(),
+            wanted.and_then(|wanted| wanted.content_type.as_deref()),
+        ),
         None if status == StatusCode::NO_CONTENT => (String::new(), None),
         None => (format!("{{\"id\":\"{id}\"}}"), Some("application/json")),
     };
@@ -259,7 +337,9 @@ fn handshake_answer(answer: verify::Answer) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     for (name, value) in &answer.headers.0 {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
             response.headers_mut().append(name, value);
         }
     }
@@ -291,10 +371,13 @@ fn body_problem(error: &BodyError, live: &LiveSource) -> Problem {
     match error {
         BodyError::TooLarge => {
             let most = live.source.settings.body_bytes_max;
-            Problem::new(Code::BodyTooLarge).detail(format!("This source takes at most {most} bytes."))
+            Problem::new(Code::BodyTooLarge)
+                .detail(format!("This source takes at most {most} bytes."))
         }
         BodyError::TooSlow => Problem::new(Code::Timeout),
         BodyError::NoMemory => Problem::new(Code::Overloaded).retry_after(Duration::from_secs(1)),
-        BodyError::Broken => Problem::new(Code::Request).detail("The body is malformed or broke off."),
+        BodyError::Broken => {
+            Problem::new(Code::Request).detail("The body is malformed or broke off.")
+        }
     }
 }

@@ -30,7 +30,11 @@ pub struct BodyDeadlines {
 
 impl Default for BodyDeadlines {
     fn default() -> Self {
-        Self { whole: Duration::from_secs(30), patience: Duration::from_secs(5), rate_min: 1024 }
+        Self {
+            whole: Duration::from_secs(30),
+            patience: Duration::from_secs(5),
+            rate_min: 1024,
+        }
     }
 }
 
@@ -40,15 +44,22 @@ pub(super) struct BodyMemory(Arc<Semaphore>);
 
 impl BodyMemory {
     pub(super) fn new(bytes: u64) -> Self {
-        Self(Arc::new(Semaphore::new(usize::try_from(bytes / UNIT).unwrap_or(usize::MAX >> 4))))
+        Self(Arc::new(Semaphore::new(
+            usize::try_from(bytes / UNIT).unwrap_or(usize::MAX >> 4),
+        )))
     }
 
     fn reserve(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, BodyError> {
-        let Ok(units) = u32::try_from(bytes.div_ceil(UNIT)) else { return Err(BodyError::NoMemory) };
+        let Ok(units) = u32::try_from(bytes.div_ceil(UNIT)) else {
+            return Err(BodyError::NoMemory);
+        };
         if units == 0 {
             return Ok(None);
         }
-        Arc::clone(&self.0).try_acquire_many_owned(units).map(Some).map_err(|_| BodyError::NoMemory)
+        Arc::clone(&self.0)
+            .try_acquire_many_owned(units)
+            .map(Some)
+            .map_err(|_| BodyError::NoMemory)
     }
 }
 
@@ -83,13 +94,18 @@ pub(super) async fn read(
     if announced.is_some_and(|bytes| bytes > bytes_max) {
         return Err(BodyError::TooLarge);
     }
-    let mut permits: Vec<_> = memory.reserve(announced.unwrap_or(0))?.into_iter().collect();
+    let mut permits: Vec<_> = memory
+        .reserve(announced.unwrap_or(0))?
+        .into_iter()
+        .collect();
     let started = Instant::now();
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut length = 0_u64;
     loop {
-        let left = deadlines.left(started.elapsed(), length).ok_or(BodyError::TooSlow)?;
+        let left = deadlines
+            .left(started.elapsed(), length)
+            .ok_or(BodyError::TooSlow)?;
         let frame = match time::timeout(left, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_))) => return Err(BodyError::Broken),
@@ -97,7 +113,9 @@ pub(super) async fn read(
             Err(_) => return Err(BodyError::TooSlow),
         };
         // Trailers end a body and carry nothing that is signed or relayed.
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         length += data.len() as u64;
         if length > bytes_max {
             return Err(BodyError::TooLarge);
@@ -116,15 +134,25 @@ pub(super) async fn read(
             rest.extend_from_slice(&data);
         }
     }
-    let bytes = if rest.is_empty() { first } else { rest.freeze() };
-    Ok(ReadBody { bytes, _memory: permits })
+    let bytes = if rest.is_empty() {
+        first
+    } else {
+        rest.freeze()
+    };
+    Ok(ReadBody {
+        bytes,
+        _memory: permits,
+    })
 }
 
 impl BodyDeadlines {
     /// How long the next piece may take; `None` when the time is over.
     fn left(self, elapsed: Duration, length: u64) -> Option<Duration> {
         let by_rate = self.patience + Duration::from_secs(length / self.rate_min.max(1));
-        self.whole.min(by_rate).checked_sub(elapsed).filter(|left| !left.is_zero())
+        self.whole
+            .min(by_rate)
+            .checked_sub(elapsed)
+            .filter(|left| !left.is_zero())
     }
 }
 
@@ -137,7 +165,11 @@ mod tests {
         let deadlines = BodyDeadlines::default();
         let check = |elapsed_s, length, expected_s: Option<u64>| {
             let left = deadlines.left(Duration::from_secs(elapsed_s), length);
-            assert_eq!(left, expected_s.map(Duration::from_secs), "{elapsed_s} s, {length} bytes");
+            assert_eq!(
+                left,
+                expected_s.map(Duration::from_secs),
+                "{elapsed_s} s, {length} bytes"
+            );
         };
         check(0, 0, Some(5));
         check(5, 0, None);

@@ -22,7 +22,13 @@ impl Rate {
     /// A full bucket.
     pub fn new(per_second: u32) -> Self {
         let tokens = u64::from(per_second) * 1000;
-        Self { per_second, state: Mutex::new(State { tokens, at: Timestamp(0) }) }
+        Self {
+            per_second,
+            state: Mutex::new(State {
+                tokens,
+                at: Timestamp(0),
+            }),
+        }
     }
 
     /// Takes one request's worth; false if there is none.
@@ -53,7 +59,11 @@ mod tests {
         assert_eq!(taken(1_000_000, 20), 10);
         assert_eq!(taken(1_000_099, 20), 0);
         assert_eq!(taken(1_000_100, 20), 1);
-        assert_eq!(taken(999_000, 20), 0, "a clock that goes back gives nothing");
+        assert_eq!(
+            taken(999_000, 20),
+            0,
+            "a clock that goes back gives nothing"
+        );
         assert_eq!(taken(1_000_350, 20), 2);
         assert_eq!(taken(2_000_000, 20), 10);
     }

@@ -35,7 +35,11 @@ fn is_dot_segment(segment: &str) -> bool {
     if !segment.contains('.') && !segment.contains('%') {
         return false;
     }
-    let plain = segment.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    let plain = segment
+        .to_ascii_lowercase()
+        .replace("%2e", ".")
+        .replace("%2f", "/")
+        .replace("%5c", "/");
     plain.split('/').any(|part| part == "." || part == "..")
 }
 
@@ -48,7 +52,11 @@ mod tests {
         for (input, key, rest) in [
             ("/in/abc", "abc", ""),
             ("/in/abc/", "abc", "/"),
-            ("/in/abc/a//b/%41;x=1?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b", "abc", "/a//b/%41;x=1?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b"),
+            (
+                "/in/abc/a//b/%41;x=1?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b",
+                "abc",
+                "/a//b/%41;x=1?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b",
+            ),
             ("/in/abc?x", "abc", "?x"),
             ("/in/abc?", "abc", "?"),
             ("/in/", "", ""),
@@ -63,12 +71,37 @@ mod tests {
     #[test]
     fn dot_segments_are_seen_through_encodings() {
         let check = |rest: &str, expected| {
-            assert_eq!(Target { key: "k", rest }.has_dot_segment(), expected, "{rest}");
+            assert_eq!(
+                Target { key: "k", rest }.has_dot_segment(),
+                expected,
+                "{rest}"
+            );
         };
-        for rest in ["/..", "/.", "/a/../b", "/%2e%2E/a", "/.%2e", "/%2e", "/a/%2e%2e", "/..\\x", "/a%2f..%2fb", "/%2e%2e%5cb"] {
+        for rest in [
+            "/..",
+            "/.",
+            "/a/../b",
+            "/%2e%2E/a",
+            "/.%2e",
+            "/%2e",
+            "/a/%2e%2e",
+            "/..\\x",
+            "/a%2f..%2fb",
+            "/%2e%2e%5cb",
+        ] {
             check(rest, true);
         }
-        for rest in ["", "/", "/...", "/.well-known/x", "/a..b", "/a.b/%2ehidden", "?x=/../", "/a?b=..", "/%252e%252e"] {
+        for rest in [
+            "",
+            "/",
+            "/...",
+            "/.well-known/x",
+            "/a..b",
+            "/a.b/%2ehidden",
+            "?x=/../",
+            "/a?b=..",
+            "/%252e%252e",
+        ] {
             check(rest, false);
         }
     }

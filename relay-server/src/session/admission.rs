@@ -38,7 +38,10 @@ impl Served {
     fn of(destination: &Destination) -> Self {
         Self {
             name: destination.name.as_str().to_owned(),
-            key: DestinationKey { tenant: destination.tenant, destination: destination.id },
+            key: DestinationKey {
+                tenant: destination.tenant,
+                destination: destination.id,
+            },
             timeout: destination.policy.timeout,
         }
     }
@@ -50,7 +53,10 @@ impl Served {
 
     pub(super) fn to_frame(&self) -> ServedDestination {
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        ServedDestination { name: self.name.clone(), timeout_ms }
+        ServedDestination {
+            name: self.name.clone(),
+            timeout_ms,
+        }
     }
 }
 
@@ -64,7 +70,11 @@ pub(super) async fn admit(
     for offered in &hello.destinations {
         served.push(find(context, authorised, &offered.name)?);
     }
-    let mut admitted = Admitted { served, listening: None, listener: None };
+    let mut admitted = Admitted {
+        served,
+        listening: None,
+        listener: None,
+    };
     if let Some(listen) = &hello.listen {
         let listener = open_listener(context, authorised, hello, listen).await?;
         let destination = Served::of(&listener.destination);
@@ -73,7 +83,10 @@ pub(super) async fn admit(
         admitted.served.push(destination);
     }
     if admitted.served.is_empty() {
-        return Err(refuse(RefuseCode::UnknownDestination, "name at least one destination to serve"));
+        return Err(refuse(
+            RefuseCode::UnknownDestination,
+            "name at least one destination to serve",
+        ));
     }
     Ok(admitted)
 }
@@ -81,15 +94,22 @@ pub(super) async fn admit(
 fn find(context: &SessionContext, authorised: &Authorised, name: &str) -> Result<Served, Refuse> {
     let shown: String = name.chars().take(64).collect();
     let unknown = || {
-        let detail = format!("there is no destination `{shown}`; create it with `relay-server destination create {shown}`");
+        let detail = format!(
+            "there is no destination `{shown}`; create it with `relay-server destination create {shown}`"
+        );
         refuse(RefuseCode::UnknownDestination, &detail)
     };
     let name: Name = name.parse().map_err(|_| unknown())?;
     if !authorised.token.may(Scope::Connect) || !authorised.token.may_serve(&name) {
-        return Err(refuse(RefuseCode::Forbidden, &format!("the token may not serve the destination `{shown}`")));
+        return Err(refuse(
+            RefuseCode::Forbidden,
+            &format!("the token may not serve the destination `{shown}`"),
+        ));
     }
     let directory = context.tenancy.directory();
-    let destination = directory.destination_by_name(authorised.tenant, &name).ok_or_else(unknown)?;
+    let destination = directory
+        .destination_by_name(authorised.tenant, &name)
+        .ok_or_else(unknown)?;
     Ok(Served::of(destination))
 }
 
@@ -100,16 +120,26 @@ async fn open_listener(
     listen: &Listen,
 ) -> Result<Listener, Refuse> {
     if listen.filter.is_some() {
-        return Err(refuse(RefuseCode::Forbidden, "this relay does not know filters yet; listen without one"));
+        return Err(refuse(
+            RefuseCode::Forbidden,
+            "this relay does not know filters yet; listen without one",
+        ));
     }
-    let opened = context.tenancy.open_listen(&authorised.token, hello.instance, &listen.sources).await;
+    let opened = context
+        .tenancy
+        .open_listen(&authorised.token, hello.instance, &listen.sources)
+        .await;
     opened.map_err(|error| match &error {
         TenancyError::Forbidden(_) => refuse(RefuseCode::Forbidden, &error.to_string()),
         TenancyError::Invalid(_) => refuse(RefuseCode::UnknownSource, &error.to_string()),
         TenancyError::Store(_) => {
             warn!(%error, "a listener could not be opened");
             let detail = "the relay cannot store settings at the moment".to_owned();
-            Refuse { code: RefuseCode::Unavailable, detail, retry_after_ms: Some(TROUBLE_RETRY_MS) }
+            Refuse {
+                code: RefuseCode::Unavailable,
+                detail,
+                retry_after_ms: Some(TROUBLE_RETRY_MS),
+            }
         }
         _ => refuse(RefuseCode::Limit, &error.to_string()),
     })
@@ -120,9 +150,16 @@ fn describe(context: &SessionContext, listener: &Listener) -> Listening {
         name: live.source.name.as_str().to_owned(),
         url: format!("{}/in/{}", context.public_url, live.source.key.as_str()),
     });
-    Listening { destination: listener.destination.name.as_str().to_owned(), sources: sources.collect() }
+    Listening {
+        destination: listener.destination.name.as_str().to_owned(),
+        sources: sources.collect(),
+    }
 }
 
 fn refuse(code: RefuseCode, detail: &str) -> Refuse {
-    Refuse { code, detail: detail.to_owned(), retry_after_ms: None }
+    Refuse {
+        code,
+        detail: detail.to_owned(),
+        retry_after_ms: None,
+    }
 }

@@ -28,7 +28,14 @@ struct Holding {
 impl Holdings {
     /// A session was handed a lease, or took it over after a reconnect.
     pub(super) fn hold(&mut self, lease: LeaseInfo, owner: SessionId, until: Instant) {
-        self.held.insert(lease.delivery, Holding { lease, owner: Some(owner), until });
+        self.held.insert(
+            lease.delivery,
+            Holding {
+                lease,
+                owner: Some(owner),
+                until,
+            },
+        );
     }
 
     /// The lease of a delivery, if the instance holds one.
@@ -38,17 +45,19 @@ impl Holdings {
 
     /// The attempt is over. A later attempt of the same delivery stays.
     pub(super) fn drop_attempt(&mut self, delivery: DeliveryId, attempt: u32) {
-        if self.get(delivery).is_some_and(|lease| lease.attempt <= attempt) {
+        if self
+            .get(delivery)
+            .is_some_and(|lease| lease.attempt <= attempt)
+        {
             self.held.remove(&delivery);
         }
     }
 
-    /// The agent still works on these.
-    pub(super) fn renew(&mut self, deliveries: impl Iterator<Item = DeliveryId>, until: Instant) {
-        for delivery in deliveries {
-            if let Some(holding) = self.held.get_mut(&delivery) {
-                holding.until = until;
-            }
+    /// The agent still works on it, over this session.
+    pub(super) fn renew(&mut self, delivery: DeliveryId, owner: SessionId, until: Instant) {
+        if let Some(holding) = self.held.get_mut(&delivery) {
+            holding.owner = Some(owner);
+            holding.until = until;
         }
     }
 
@@ -59,7 +68,10 @@ impl Holdings {
 
     /// A session ended without a word: what it held is kept for the agent's return.
     pub(super) fn orphan(&mut self, session: SessionId, until: Instant) -> Vec<LeaseInfo> {
-        let orphans = self.held.values_mut().filter(|holding| holding.owner == Some(session));
+        let orphans = self
+            .held
+            .values_mut()
+            .filter(|holding| holding.owner == Some(session));
         orphans
             .map(|holding| {
                 holding.owner = None;
@@ -77,11 +89,8 @@ impl Holdings {
     /// Forgets what has run out; the store has taken it back by itself.
     pub(super) fn prune(&mut self, now: Instant) {
         // A little later than the store, which decides.
-        self.held.retain(|_, holding| holding.until + Duration::from_secs(1) > now);
-    }
-
-    pub(super) fn len_of(&self, session: SessionId) -> usize {
-        self.held.values().filter(|holding| holding.owner == Some(session)).count()
+        self.held
+            .retain(|_, holding| holding.until + Duration::from_secs(1) > now);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -89,7 +98,10 @@ impl Holdings {
     }
 
     fn extract(&mut self, is_wanted: impl Fn(&Holding) -> bool) -> Vec<LeaseInfo> {
-        self.held.extract_if(|_, holding| is_wanted(holding)).map(|(_, holding)| holding.lease).collect()
+        self.held
+            .extract_if(|_, holding| is_wanted(holding))
+            .map(|(_, holding)| holding.lease)
+            .collect()
     }
 }
 
@@ -105,8 +117,14 @@ mod tests {
 
     fn lease(number: u128) -> LeaseInfo {
         LeaseInfo {
-            token: LeaseToken { incarnation: 1, counter: 1 },
-            key: DestinationKey { tenant: TenantId::from_u128(1), destination: DestinationId::from_u128(1) },
+            token: LeaseToken {
+                incarnation: 1,
+                counter: 1,
+            },
+            key: DestinationKey {
+                tenant: TenantId::from_u128(1),
+                destination: DestinationId::from_u128(1),
+            },
             delivery: DeliveryId::from_u128(number),
             event: EventId::from_u128(1),
             attempt: 1,

@@ -8,6 +8,8 @@ mod holdings;
 
 mod registry;
 
+mod serving;
+
 mod settling;
 
 mod upgrade;

@@ -66,7 +66,9 @@ impl Registry {
 
     /// Forgets a session, and its instance once it holds nothing.
     pub(super) fn remove(&self, session: SessionId) {
-        let Some((_, session)) = self.sessions.remove(&session) else { return };
+        let Some((_, session)) = self.sessions.remove(&session) else {
+            return;
+        };
         let key = (session.tenant, session.agent);
         self.prune(key, Instant::now());
     }
@@ -98,13 +100,19 @@ impl Registry {
 
     /// Whether any live session serves a destination.
     pub fn serves(&self, tenant: TenantId, destination: DestinationId) -> bool {
-        self.sessions.iter().any(|session| session.tenant == tenant && session.destinations.contains(&destination))
+        self.sessions
+            .iter()
+            .any(|session| session.tenant == tenant && session.destinations.contains(&destination))
     }
 
     /// The live sessions of a tenant, oldest first.
     pub fn of_tenant(&self, tenant: TenantId) -> Vec<SessionView> {
-        let mut views: Vec<_> =
-            self.sessions.iter().filter(|session| session.tenant == tenant).map(|session| session.view()).collect();
+        let mut views: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|session| session.tenant == tenant)
+            .map(|session| session.view())
+            .collect();
         views.sort_by_key(|view| view.id);
         views
     }

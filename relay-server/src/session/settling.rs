@@ -37,7 +37,11 @@ impl Settling {
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while self.reported.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            match self.settler.settle(self.tenant, self.agent, std::mem::take(&mut batch)).await {
+            match self
+                .settler
+                .settle(self.tenant, self.agent, std::mem::take(&mut batch))
+                .await
+            {
                 Ok(settled) => {
                     {
                         let mut holdings = lock(&self.holdings);

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    ingress::Rate,
     store::{Resource, ResourceKind, StoreError},
     verify::{Secret, Verifier},
 };
@@ -101,6 +102,8 @@ pub struct LiveSource {
     pub allow: http::HeaderValue,
     /// Where its events go, each once.
     pub destinations: Vec<DestinationId>,
+    /// How fast it takes requests, if limited. Starts anew when the source changes.
+    pub rate: Option<Rate>,
 }
 
 impl LiveSource {
@@ -112,12 +115,14 @@ impl LiveSource {
         let methods = source.settings.methods();
         let allow = http::HeaderValue::from_str(&methods.join(", "))
             .unwrap_or(http::HeaderValue::from_static("POST"));
+        let rate = source.settings.rate_per_second.map(Rate::new);
         Self {
             source,
             verifier,
             methods,
             allow,
             destinations,
+            rate,
         }
     }
 
