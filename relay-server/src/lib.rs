@@ -22,6 +22,8 @@ pub mod settle;
 
 pub mod tenancy;
 
+pub mod api;
+
 pub mod relay;
 
 pub mod problem;

@@ -15,6 +15,7 @@ use tower::ServiceExt;
 use tracing::{error, info, warn};
 
 use crate::{
+    api,
     clock::Clock,
     config::Config,
     dispatch::{DispatchHandle, Dispatcher},
@@ -194,8 +195,12 @@ impl Relay {
             ingress: self.ingress,
             sessions,
         });
-        let admin = Arc::new(AdminDoor(axum::Router::new()));
-        let _ = queries;
+        let admin = Arc::new(AdminDoor(api::router(api::ApiState {
+            tenancy: Arc::clone(&self.tenancy),
+            events: Arc::clone(&events),
+            queries,
+            public_url: self.public_url,
+        })));
 
         let mut vital = JoinSet::new();
         vital.spawn(self.public.serve(public, tasks.clone(), draining.clone()));
