@@ -2,6 +2,9 @@
 
 use protocol::frame::Headers;
 
+mod handshakes;
+mod properties;
+
 use super::*;
 
 fn headers(pairs: &[(&str, &str)]) -> Headers {
@@ -63,7 +66,7 @@ fn github_example_of_the_documentation() {
     ));
 }
 
-const VECTORS: &[u8] = include_bytes!("testdata/vectors.json");
+const VECTORS: &[u8] = include_bytes!("../testdata/vectors.json");
 
 #[test]
 fn vectors_pass_by_their_own_rules() {
@@ -82,8 +85,15 @@ fn vectors_pass_by_their_own_rules() {
 fn vectors_pass_by_the_presets() {
     let report = vectors::run(VECTORS, true).unwrap();
     assert!(report.mismatches.is_empty(), "{report}");
-    assert_eq!((report.passed, report.exceptions.len()), (261, 33), "{report}");
-    let stricter = report.exceptions.iter().filter(|(_, why)| why.contains("stricter"));
+    assert_eq!(
+        (report.passed, report.exceptions.len()),
+        (261, 33),
+        "{report}"
+    );
+    let stricter = report
+        .exceptions
+        .iter()
+        .filter(|(_, why)| why.contains("stricter"));
     let stricter: Vec<_> = stricter.map(|(id, _)| id.as_str()).collect();
     assert_eq!(stricter, ["box-7-10y-early"]);
 }
