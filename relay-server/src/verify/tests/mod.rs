@@ -2,8 +2,11 @@
 
 use protocol::frame::Headers;
 
+mod cost;
+mod documents;
 mod handshakes;
 mod properties;
+mod special;
 
 use super::*;
 
