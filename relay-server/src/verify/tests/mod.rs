@@ -2,6 +2,12 @@
 
 use protocol::frame::Headers;
 
+mod cost;
+mod documents;
+mod handshakes;
+mod properties;
+mod special;
+
 use super::*;
 
 fn headers(pairs: &[(&str, &str)]) -> Headers {
@@ -63,7 +69,7 @@ fn github_example_of_the_documentation() {
     ));
 }
 
-const VECTORS: &[u8] = include_bytes!("testdata/vectors.json");
+const VECTORS: &[u8] = include_bytes!("../testdata/vectors.json");
 
 #[test]
 fn vectors_pass_by_their_own_rules() {
