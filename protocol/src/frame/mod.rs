@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// An opaque right to one attempt. Only failures are judged by it: see `docs/PROTOCOL.md`.
 ///
 /// The relay makes it of its store's incarnation and a counter; agents repeat it and never look inside.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeaseToken(pub String);
 

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Headers, LeaseToken};
-use crate::id::DeliveryId;
+use super::{Headers, LeaseToken, Settled};
+use crate::{
+    id::DeliveryId,
+    limits::{RECEIPT_HEADERS_BYTES_MAX, RESPONSE_START_BYTES_MAX, TEXT_BYTES_MAX},
+};
 
 /// The outcome of one attempt. Sent again until the relay confirms it.
 ///
@@ -25,6 +28,28 @@ pub struct Receipt {
     /// The start of the response body.
     #[serde(skip)]
     pub response_start: Bytes,
+}
+
+impl Receipt {
+    /// What a Confirm calls it.
+    pub fn key(&self) -> Settled {
+        Settled {
+            delivery: self.delivery,
+            attempt: self.attempt,
+        }
+    }
+
+    /// Cuts what is longer than a receipt may be: the response start, the headers that no longer fit,
+    /// and `detail`.
+    pub fn clip(&mut self) {
+        self.response_start.truncate(RESPONSE_START_BYTES_MAX);
+        match &mut self.outcome {
+            Outcome::Answered { headers, .. } => headers.clip(RECEIPT_HEADERS_BYTES_MAX),
+            Outcome::Failed { detail, .. } => {
+                detail.truncate(detail.floor_char_boundary(TEXT_BYTES_MAX));
+            }
+        }
+    }
 }
 
 /// What came of an attempt.

@@ -34,6 +34,18 @@ impl Headers {
             .map(|(name, value)| name.len() + value.len())
             .sum()
     }
+
+    /// Drops every field with which names and values together would exceed this many bytes.
+    pub fn clip(&mut self, bytes_max: usize) {
+        let mut bytes = 0;
+        self.0.retain(|(name, value)| {
+            let fits = name.len() + value.len() <= bytes_max - bytes;
+            if fits {
+                bytes += name.len() + value.len();
+            }
+            fits
+        });
+    }
 }
 
 impl Serialize for Headers {

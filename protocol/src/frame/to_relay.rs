@@ -63,7 +63,7 @@ pub struct OfferedDestination {
 }
 
 /// An attempt an agent holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Held {
     /// The delivery.
     pub delivery: DeliveryId,
