@@ -1,0 +1,51 @@
+//! When to dial: at once when there is doubt, with a pause after a failure.
+
+use std::time::{Duration, Instant};
+
+use super::backoff;
+
+/// When to dial next. Knows no sockets; the driver tells it what happened.
+#[derive(Debug)]
+pub(super) struct Reconnect {
+    due: Instant,
+    /// Since when there has been no session.
+    outage_since: Option<Instant>,
+}
+
+impl Reconnect {
+    /// Dials at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            due: now,
+            outage_since: Some(now),
+        }
+    }
+
+    /// When the next dial is due, if one is wanted.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// A session is open.
+    pub(super) fn welcomed(&mut self) {
+        self.outage_since = None;
+    }
+
+    /// A dial failed, or a session ended: how long until the next.
+    pub(super) fn failed(&mut self, now: Instant, asked: Option<Duration>) -> Duration {
+        let since = *self.outage_since.get_or_insert(now);
+        let wait = backoff::wait(now.duration_since(since), asked, rand::random());
+        self.due = now + wait;
+        wait
+    }
+
+    /// The link is in doubt: dials beside it without waiting, unless a failure asked for a pause.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.due = self.due.min(now);
+    }
+
+    /// Dials after a while, without a failure.
+    pub(super) fn after(&mut self, now: Instant, wait: Duration) {
+        self.due = now + wait;
+    }
+}
