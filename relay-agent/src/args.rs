@@ -57,13 +57,25 @@ pub struct Listen {
     #[arg(value_name = "PORT|URL", default_value = "3000")]
     pub target: String,
     /// Sources to receive, separated by commas; '*' for all
-    #[arg(long, value_name = "NAME", value_delimiter = ',', required = true, env = "HOOKFERRY_SOURCE")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        required = true,
+        env = "HOOKFERRY_SOURCE"
+    )]
     pub source: Vec<String>,
     /// Path of the service, put between its address and the path of the request
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
     /// One line an event (compact), one JSON object an event (json), or only problems (quiet)
-    #[arg(short, long, value_enum, default_value = "compact", env = "HOOKFERRY_OUTPUT")]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "compact",
+        env = "HOOKFERRY_OUTPUT"
+    )]
     pub output: Output,
     /// How to reach the relay.
     #[command(flatten)]
@@ -109,7 +121,12 @@ pub struct LinkArgs {
     #[arg(long, value_name = "URL", env = "HOOKFERRY_SERVER")]
     pub server: Option<String>,
     /// File that holds the agent token
-    #[arg(long, value_name = "FILE", env = "HOOKFERRY_TOKEN_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKFERRY_TOKEN_FILE",
+        hide_env_values = true
+    )]
     pub token_file: Option<PathBuf>,
     /// Read the agent token from the standard input
     #[arg(long)]
@@ -118,7 +135,12 @@ pub struct LinkArgs {
     #[arg(long, env = "HOOKFERRY_NAME")]
     pub name: Option<String>,
     /// CA certificates (PEM) to trust beside those of the operating system
-    #[arg(long, visible_alias = "ca", value_name = "FILE", env = "HOOKFERRY_CA_FILE")]
+    #[arg(
+        long,
+        visible_alias = "ca",
+        value_name = "FILE",
+        env = "HOOKFERRY_CA_FILE"
+    )]
     pub ca_file: Option<PathBuf>,
     /// Let the token travel unencrypted to a relay that is not on this machine
     #[arg(long, env = "HOOKFERRY_ALLOW_PLAIN_HTTP")]
@@ -164,7 +186,15 @@ mod tests {
 
     #[test]
     fn no_flag_takes_a_token() {
-        let arguments = ["relay-agent", "listen", "3000", "--source", "a", "--token", "x"];
+        let arguments = [
+            "relay-agent",
+            "listen",
+            "3000",
+            "--source",
+            "a",
+            "--token",
+            "x",
+        ];
         assert!(Args::try_parse_from(arguments).is_err());
     }
 

@@ -176,6 +176,10 @@ codes! {
     "choose a free address with observability.listen, or \"off\""
     "The agent answers /livez and /readyz on a local address, 127.0.0.1:9091 unless configured \
      otherwise. Usually another agent on the same machine has it."
+    /// The system refuses what every process needs.
+    Resources "E-RESOURCES" Failure
+    "raise the limits of the process: threads (TasksMax), files (LimitNOFILE), memory"
+    "The operating system refused a thread or a file to the agent."
     /// The name of the relay does not resolve.
     Dns "E-DNS" Unreachable
     "check the host name in `server`, and the name servers of this machine"
@@ -275,7 +279,10 @@ impl Code {
             Exit::Configuration => "\nExit code: 4",
             Exit::Unreachable => "\nExit code of one-shot commands: 5",
         };
-        format!("{}\n\n{}\n\nFix: {}{exit}", entry.name, entry.text, entry.fix)
+        format!(
+            "{}\n\n{}\n\nFix: {}{exit}",
+            entry.name, entry.text, entry.fix
+        )
     }
 }
 
@@ -324,7 +331,10 @@ mod tests {
     #[test]
     fn misspelt_code_gets_a_suggestion() {
         let answer = explain("E-TOKEN-REJECT").unwrap_err();
-        assert!(answer.ends_with("did you mean E-TOKEN-REJECTED?"), "{answer}");
+        assert!(
+            answer.ends_with("did you mean E-TOKEN-REJECTED?"),
+            "{answer}"
+        );
         assert!(explain("nonsense").unwrap_err().contains("E-TLS"));
     }
 

@@ -71,6 +71,12 @@ enum Stage {
     Running(Option<AbortHandle>),
 }
 
+impl InHand {
+    fn is_called_by(&self, task: Id) -> bool {
+        matches!(&self.stage, Stage::Running(Some(call)) if call.id() == task)
+    }
+}
+
 /// What to do with an offer.
 #[derive(Debug)]
 pub enum Admission {
@@ -92,14 +98,16 @@ pub enum Admission {
 impl Inbox {
     /// Serves a destination.
     pub fn serve(&mut self, destination: &str, lane: &Lane) {
-        self.lanes.entry(destination.to_owned()).or_insert_with(|| LaneState {
-            target: Arc::new(lane.target.clone()),
-            concurrency: lane.concurrency,
-            timeout_configured: lane.timeout,
-            timeout: lane.timeout,
-            running: 0,
-            waiting: VecDeque::new(),
-        });
+        self.lanes
+            .entry(destination.to_owned())
+            .or_insert_with(|| LaneState {
+                target: Arc::new(lane.target.clone()),
+                concurrency: lane.concurrency,
+                timeout_configured: lane.timeout,
+                timeout: lane.timeout,
+                running: 0,
+                waiting: VecDeque::new(),
+            });
     }
 
     /// Heeds the time-out of the relay for a destination; ours may only be shorter.
@@ -145,7 +153,17 @@ impl Inbox {
             lane.waiting.push_back(delivery);
             (Stage::Waiting(attempt), Admission::Waits)
         };
-        self.in_hand.insert(delivery, InHand { held, link, destination, body_bytes, arriving, stage });
+        self.in_hand.insert(
+            delivery,
+            InHand {
+                held,
+                link,
+                destination,
+                body_bytes,
+                arriving,
+                stage,
+            },
+        );
         admission
     }
 
@@ -158,11 +176,15 @@ impl Inbox {
 
     /// Hands on more of a body.
     pub fn body(&mut self, delivery: DeliveryId, link: LinkId, part: Bytes) {
-        let Some(in_hand) = self.in_hand.get_mut(&delivery) else { return };
+        let Some(in_hand) = self.in_hand.get_mut(&delivery) else {
+            return;
+        };
         if in_hand.link != link {
             return;
         }
-        let Some(arriving) = &mut in_hand.arriving else { return };
+        let Some(arriving) = &mut in_hand.arriving else {
+            return;
+        };
         arriving.remaining = arriving.remaining.saturating_sub(part.len() as u64);
         // There is room for every part the protocol allows. What comes in more of them than that ends
         // as a body cut short: the sender is dropped, and the call fails without harm.
@@ -173,21 +195,26 @@ impl Inbox {
     }
 
     /// A call has ended: what it answers, and the attempt whose turn it is now.
-    pub fn finished(&mut self, delivery: DeliveryId) -> (Option<InHand>, Option<Box<Attempt>>) {
-        let Some(in_hand) = self.in_hand.remove(&delivery) else {
-            return (None, None);
-        };
+    ///
+    /// Nothing if that call is no longer the one of the delivery.
+    pub fn finished(
+        &mut self,
+        delivery: DeliveryId,
+        call: Id,
+    ) -> Option<(InHand, Option<Box<Attempt>>)> {
+        let in_hand = self.in_hand.get(&delivery)?;
+        if !in_hand.is_called_by(call) {
+            return None;
+        }
+        let in_hand = self.in_hand.remove(&delivery)?;
         let next = self.free(&in_hand.destination);
-        (Some(in_hand), next)
+        Some((in_hand, next))
     }
 
     /// The delivery whose call is a certain task.
-    pub fn called_by(&self, task: Id) -> Option<DeliveryId> {
+    pub fn called_by(&self, call: Id) -> Option<DeliveryId> {
         let mut calls = self.in_hand.iter();
-        calls.find_map(|(delivery, in_hand)| match &in_hand.stage {
-            Stage::Running(Some(call)) if call.id() == task => Some(*delivery),
-            _ => None,
-        })
+        calls.find_map(|(delivery, in_hand)| in_hand.is_called_by(call).then_some(*delivery))
     }
 
     /// An attempt is no longer wanted: what is to be released, if its call has not begun. A call that
@@ -197,12 +224,13 @@ impl Inbox {
         if in_hand.held.lease != cancel.lease {
             return None;
         }
-        let is_waiting = matches!(in_hand.stage, Stage::Waiting(_));
-        if !is_waiting && in_hand.arriving.is_none() {
+        let is_cut = in_hand.arriving.is_some();
+        if !is_cut && matches!(in_hand.stage, Stage::Running(_)) {
             return None;
         }
         let in_hand = self.drop_delivery(cancel.delivery)?;
-        Some((in_hand.link, in_hand.held))
+        // The session has already released what never was complete.
+        (!is_cut).then_some((in_hand.link, in_hand.held))
     }
 
     /// A link is gone. Bodies that were arriving on it never will be complete: those deliveries are
@@ -231,24 +259,41 @@ impl Inbox {
 
     /// Takes back everything whose call has not begun.
     pub fn take_waiting(&mut self) -> Vec<InHand> {
-        let waiting: Vec<_> = self.lanes.values_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        waiting.iter().filter_map(|delivery| self.in_hand.remove(delivery)).collect()
+        let waiting: Vec<_> = self
+            .lanes
+            .values_mut()
+            .flat_map(|lane| lane.waiting.drain(..))
+            .collect();
+        waiting
+            .iter()
+            .filter_map(|delivery| self.in_hand.remove(delivery))
+            .collect()
     }
 
     /// Gives up everything in hand; calls are aborted.
     pub fn abandon(&mut self) -> Vec<InHand> {
         let deliveries: Vec<_> = self.in_hand.keys().copied().collect();
-        deliveries.into_iter().filter_map(|delivery| self.drop_delivery(delivery)).collect()
+        deliveries
+            .into_iter()
+            .filter_map(|delivery| self.drop_delivery(delivery))
+            .collect()
     }
 
     /// What a new session is told to be still in hand: all whose body is here.
     pub fn complete(&self) -> impl Iterator<Item = &InHand> {
-        self.in_hand.values().filter(|in_hand| in_hand.arriving.is_none())
+        self.in_hand
+            .values()
+            .filter(|in_hand| in_hand.arriving.is_none())
     }
 
     /// Whether anything that was offered on a link is still in hand.
     pub fn holds_for(&self, link: LinkId) -> bool {
         self.in_hand.values().any(|in_hand| in_hand.link == link)
+    }
+
+    /// How many deliveries are in hand.
+    pub fn len(&self) -> usize {
+        self.in_hand.len()
     }
 
     /// Whether nothing is in hand.
@@ -299,7 +344,13 @@ fn split_body(offer: &mut Offer) -> (EventBody, Option<Arriving>) {
     let parts_max = missing.div_ceil(CHUNK_BYTES_MAX as u64) as usize + 1;
     let (parts, rest) = mpsc::channel(parts_max);
     let body = EventBody::arriving(start, rest, offer.body_bytes);
-    (body, Some(Arriving { parts, remaining: missing }))
+    (
+        body,
+        Some(Arriving {
+            parts,
+            remaining: missing,
+        }),
+    )
 }
 
 /// Offers and receipts for tests of this crate.
@@ -344,7 +395,11 @@ pub(crate) mod sample {
             delivery: offer.delivery,
             lease: offer.lease,
             attempt,
-            outcome: Outcome::Answered { status, headers: Headers::default(), body_bytes: 0 },
+            outcome: Outcome::Answered {
+                status,
+                headers: Headers::default(),
+                body_bytes: 0,
+            },
             elapsed_ms: 3,
             response_start: Bytes::new(),
         }
@@ -360,12 +415,15 @@ mod tests {
 
     fn inbox(concurrency: u32) -> Inbox {
         let mut inbox = Inbox::default();
-        inbox.serve("ci", &Lane {
-            target: "http://127.0.0.1:1/hook".parse().unwrap(),
-            concurrency,
-            timeout: Duration::from_secs(30),
-            window_bytes: 1 << 20,
-        });
+        inbox.serve(
+            "ci",
+            &Lane {
+                target: "http://127.0.0.1:1/hook".parse().unwrap(),
+                concurrency,
+                timeout: Duration::from_secs(30),
+                window_bytes: 1 << 20,
+            },
+        );
         inbox
     }
 
@@ -376,47 +434,57 @@ mod tests {
         }
     }
 
+    /// Tells the inbox of a call, as the driver does, and ends it.
+    fn finish(inbox: &mut Inbox, number: u128) -> (InHand, Option<Box<Attempt>>) {
+        let call = tokio::spawn(async {}).abort_handle();
+        inbox.running(id(number), call.clone());
+        inbox.finished(id(number), call.id()).unwrap()
+    }
+
     fn id(number: u128) -> DeliveryId {
         DeliveryId::from_u128(number)
     }
 
-    #[test]
-    fn no_more_than_the_concurrency_run_and_the_rest_keeps_its_order() {
+    #[tokio::test]
+    async fn no_more_than_the_concurrency_run_and_the_rest_keeps_its_order() {
         let mut inbox = inbox(2);
         started(inbox.admit(offer(1, 1).into(), LINK));
         started(inbox.admit(offer(2, 1).into(), LINK));
         for number in 3..=4 {
-            assert!(matches!(inbox.admit(offer(number, 1).into(), LINK), Admission::Waits));
+            assert!(matches!(
+                inbox.admit(offer(number, 1).into(), LINK),
+                Admission::Waits
+            ));
         }
-        let (done, next) = inbox.finished(id(2));
-        assert_eq!(done.unwrap().held.delivery, id(2));
+        let (done, next) = finish(&mut inbox, 2);
+        assert_eq!(done.held.delivery, id(2));
         assert_eq!(next.unwrap().offer.delivery, id(3));
-        assert_eq!(inbox.finished(id(1)).1.unwrap().offer.delivery, id(4));
-        assert!(inbox.finished(id(3)).1.is_none());
-        assert!(inbox.finished(id(4)).1.is_none());
+        assert_eq!(finish(&mut inbox, 1).1.unwrap().offer.delivery, id(4));
+        assert!(finish(&mut inbox, 3).1.is_none());
+        assert!(finish(&mut inbox, 4).1.is_none());
         assert!(inbox.is_empty());
     }
 
-    #[test]
-    fn repeated_offer_adopts_the_newer_lease_and_calls_nobody() {
+    #[tokio::test]
+    async fn repeated_offer_adopts_the_newer_lease_and_calls_nobody() {
         let mut inbox = inbox(1);
         started(inbox.admit(offer(1, 1).into(), LINK));
         let Admission::Adopted { older, link } = inbox.admit(offer(1, 2).into(), OTHER) else {
             panic!("called twice");
         };
         assert_eq!((older.attempt, link), (1, LINK));
-        let done = inbox.finished(id(1)).0.unwrap();
+        let done = finish(&mut inbox, 1).0;
         assert_eq!((done.held.attempt, done.link), (2, OTHER));
         assert_eq!(done.held.lease, offer(1, 2).lease);
     }
 
-    #[test]
-    fn time_out_is_the_smaller_one() {
+    #[tokio::test]
+    async fn time_out_is_the_smaller_one() {
         let mut inbox = inbox(1);
         inbox.limit_timeout("ci", Duration::from_secs(5));
         let attempt = started(inbox.admit(offer(1, 1).into(), LINK));
         assert_eq!(attempt.timeout, Duration::from_secs(5));
-        inbox.finished(id(1));
+        finish(&mut inbox, 1);
         inbox.limit_timeout("ci", Duration::from_secs(500));
         let attempt = started(inbox.admit(offer(2, 1).into(), LINK));
         assert_eq!(attempt.timeout, Duration::from_secs(30));
@@ -426,11 +494,14 @@ mod tests {
     fn unknown_destination_is_unserved() {
         let mut strange = offer(1, 1);
         strange.destination = "elsewhere".to_owned();
-        assert!(matches!(inbox(1).admit(strange.into(), LINK), Admission::Unserved(_)));
+        assert!(matches!(
+            inbox(1).admit(strange.into(), LINK),
+            Admission::Unserved(_)
+        ));
     }
 
-    #[test]
-    fn cancel_takes_what_waits_and_leaves_what_runs() {
+    #[tokio::test]
+    async fn cancel_takes_what_waits_and_leaves_what_runs() {
         let mut inbox = inbox(1);
         started(inbox.admit(offer(1, 1).into(), LINK));
         inbox.admit(offer(2, 1).into(), LINK);
@@ -439,9 +510,15 @@ mod tests {
             lease: offer(number, 1).lease,
             reason: String::new(),
         };
-        assert_eq!(inbox.cancel(&cancel(1)).map(|(_, held)| held.delivery), None);
-        assert_eq!(inbox.cancel(&cancel(2)).map(|(_, held)| held.delivery), Some(id(2)));
-        assert!(inbox.finished(id(1)).1.is_none());
+        assert_eq!(
+            inbox.cancel(&cancel(1)).map(|(_, held)| held.delivery),
+            None
+        );
+        assert_eq!(
+            inbox.cancel(&cancel(2)).map(|(_, held)| held.delivery),
+            Some(id(2))
+        );
+        assert!(finish(&mut inbox, 1).1.is_none());
     }
 
     #[test]

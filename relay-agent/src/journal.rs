@@ -144,14 +144,22 @@ impl Journal {
             Record::Confirmed(key) => {
                 self.unconfirmed.remove(&key);
             }
-            Record::Success { delivery, status, at_ms } => {
+            Record::Success {
+                delivery,
+                status,
+                at_ms,
+            } => {
                 self.remember(delivery, Success { status, at_ms });
             }
         }
     }
 
     fn keep(&mut self, receipt: Receipt, at_ms: u64) {
-        if let Outcome::Answered { status: status @ 200..=299, .. } = receipt.outcome {
+        if let Outcome::Answered {
+            status: status @ 200..=299,
+            ..
+        } = receipt.outcome
+        {
             self.remember(receipt.delivery, Success { status, at_ms });
         }
         let key = Settled {
@@ -230,7 +238,10 @@ mod tests {
     }
 
     fn key(receipt: &Receipt) -> Settled {
-        Settled { delivery: receipt.delivery, attempt: receipt.attempt }
+        Settled {
+            delivery: receipt.delivery,
+            attempt: receipt.attempt,
+        }
     }
 
     #[test]
@@ -241,7 +252,10 @@ mod tests {
         let answered = journal.answer(&offer(1, 2)).unwrap();
         assert!(answered.outcome.is_success());
         assert_eq!((answered.attempt, &answered.lease), (2, &offer(1, 2).lease));
-        assert_eq!(journal.answer(&offer(2, 1)).unwrap().outcome, failed(2, 1).outcome);
+        assert_eq!(
+            journal.answer(&offer(2, 1)).unwrap().outcome,
+            failed(2, 1).outcome
+        );
         assert_eq!(journal.answer(&offer(2, 2)), None);
         assert_eq!(journal.answer(&offer(3, 2)), None);
         assert_eq!(journal.answer(&offer(4, 1)), None);
@@ -296,7 +310,11 @@ mod tests {
             journal.record(&[receipt(3, 1, 200)], 0);
             drop(journal);
             let journal = Journal::open(directory.path(), 0).unwrap();
-            assert_eq!(journal.unconfirmed().len(), expected + 1, "appended after {length}");
+            assert_eq!(
+                journal.unconfirmed().len(),
+                expected + 1,
+                "appended after {length}"
+            );
         }
     }
 

@@ -44,7 +44,10 @@ pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let addresses = tokio::net::lookup_host((host, port)).await?;
     let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
     }
     Ok(addresses)
 }
@@ -118,7 +121,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -188,9 +195,13 @@ mod tests {
             gone.local_addr().unwrap()
         };
 
-        let stream = connect(&[closed, open], Duration::from_secs(5)).await.unwrap();
+        let stream = connect(&[closed, open], Duration::from_secs(5))
+            .await
+            .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), open);
-        let error = connect(&[closed], Duration::from_secs(5)).await.unwrap_err();
+        let error = connect(&[closed], Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

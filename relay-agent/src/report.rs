@@ -23,7 +23,10 @@ impl Report {
 
     /// The receipts of some calls, safe in the journal, in the same order.
     pub fn record(&mut self, calls: Vec<(Held, Outcome)>) -> Vec<Receipt> {
-        let receipts: Vec<_> = calls.into_iter().map(|(held, outcome)| receipt(held, outcome)).collect();
+        let receipts: Vec<_> = calls
+            .into_iter()
+            .map(|(held, outcome)| receipt(held, outcome))
+            .collect();
         self.journal.record(&receipts, now_ms());
         receipts
     }
@@ -73,15 +76,27 @@ fn receipt(held: Held, outcome: Outcome) -> Receipt {
     let answer = match outcome.result {
         Ok(answer) => answer,
         Err(error) => {
-            return Receipt { elapsed_ms, ..given_up(held, &error) };
+            return Receipt {
+                elapsed_ms,
+                ..given_up(held, &error)
+            };
         }
     };
-    let Answer { status, headers, start, body_bytes } = answer;
+    let Answer {
+        status,
+        headers,
+        start,
+        body_bytes,
+    } = answer;
     Receipt {
         delivery: held.delivery,
         lease: held.lease,
         attempt: held.attempt,
-        outcome: Reported::Answered { status: status.as_u16(), headers, body_bytes },
+        outcome: Reported::Answered {
+            status: status.as_u16(),
+            headers,
+            body_bytes,
+        },
         elapsed_ms,
         response_start: start,
     }
@@ -96,6 +111,8 @@ fn failed(error: &CallError) -> Reported {
 
 /// Wall time, for what outlives the process.
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     since.as_millis() as u64
 }

@@ -32,10 +32,11 @@ impl Tls {
             None => Vec::new(),
         };
         let provider = Arc::new(ring::default_provider());
-        let verifier = Verifier::new_with_extra_roots(extra, provider.clone()).map_err(|error| {
-            Failure::new(Code::Tls, format!("no certificates to trust: {error}"))
-                .fix("install the package ca-certificates, or give a CA file with --ca-file")
-        })?;
+        let verifier =
+            Verifier::new_with_extra_roots(extra, provider.clone()).map_err(|error| {
+                Failure::new(Code::Tls, format!("no certificates to trust: {error}"))
+                    .fix("install the package ca-certificates, or give a CA file with --ca-file")
+            })?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| Failure::new(Code::Tls, error.to_string()))?
@@ -51,7 +52,11 @@ impl Tls {
     /// # Errors
     ///
     /// Those of the handshake; the reason is in words.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> std::io::Result<Box<TlsStream<TcpStream>>> {
+    pub async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> std::io::Result<Box<TlsStream<TcpStream>>> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| std::io::Error::other(format!("{host:?} is not a name TLS can verify")))?;
         Ok(Box::new(self.0.connect(name, stream).await?))
@@ -60,8 +65,11 @@ impl Tls {
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unusable = |what: String| {
-        Failure::new(Code::ConfigValue, format!("tls.ca_file: {}: {what}", path.display()))
-            .fix("expected one or more certificates in PEM form")
+        Failure::new(
+            Code::ConfigValue,
+            format!("tls.ca_file: {}: {what}", path.display()),
+        )
+        .fix("expected one or more certificates in PEM form")
     };
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)

@@ -143,16 +143,30 @@ mod tests {
     fn mistakes_name_line_and_suggestion() {
         check(
             "server = \"https://a\"\n\ntokenfile = \"x\"\n",
-            &["E-CONFIG-KEY", "agent.toml, line 3", "`tokenfile`", "did you mean `token_file`?"],
+            &[
+                "E-CONFIG-KEY",
+                "agent.toml, line 3",
+                "`tokenfile`",
+                "did you mean `token_file`?",
+            ],
         );
         check(
             "[[forward]]\ndestination = \"a\"\nto = \"http://b\"\nconcurency = 3\n",
             &["line 4", "did you mean `concurrency`?"],
         );
-        check("[tls]\nsomething = 1\n", &["line 2", "the keys here are ca_file"]);
+        check(
+            "[tls]\nsomething = 1\n",
+            &["line 2", "the keys here are ca_file"],
+        );
         check("server = [", &["E-CONFIG-SYNTAX", "line 1"]);
-        check("[[forward]]\ndestination = \"a\"\n", &["E-CONFIG-SYNTAX", "missing field `to`"]);
-        check("journal = \"yes\"\n", &["E-CONFIG-SYNTAX", "line 1", "boolean"]);
+        check(
+            "[[forward]]\ndestination = \"a\"\n",
+            &["E-CONFIG-SYNTAX", "missing field `to`"],
+        );
+        check(
+            "journal = \"yes\"\n",
+            &["E-CONFIG-SYNTAX", "line 1", "boolean"],
+        );
     }
 
     #[test]

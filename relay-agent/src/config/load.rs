@@ -75,8 +75,10 @@ impl Loaded {
     pub fn run(args: &args::Run, environment: &impl Environment) -> Result<Self, Failure> {
         let (path, file) = find_file(&args.link, environment)?;
         if path.is_none() {
-            return Err(Failure::new(Code::ConfigFile, "there is no configuration file")
-                .fix("write agent.toml, or name another file with --config"));
+            return Err(
+                Failure::new(Code::ConfigFile, "there is no configuration file")
+                    .fix("write agent.toml, or name another file with --config"),
+            );
         }
         let mut origins = Origins::default();
         let serve = destinations(&file, &mut origins)?;
@@ -85,7 +87,12 @@ impl Loaded {
             None => state_directory(environment)?,
         };
         let journal = origins.pick("journal", args.journal, file.journal, true);
-        origins.note("data_dir", data_dir.display(), args.data_dir.is_some(), file.data_dir.is_some());
+        origins.note(
+            "data_dir",
+            data_dir.display(),
+            args.data_dir.is_some(),
+            file.data_dir.is_some(),
+        );
         let status = origins.pick(
             "observability.listen",
             args.observability_listen.clone(),
@@ -98,20 +105,33 @@ impl Loaded {
             file.log_level.clone(),
             "info".to_owned(),
         );
-        let format = args.log_format.or(file.log_format).unwrap_or(LogFormat::Auto);
+        let format = args
+            .log_format
+            .or(file.log_format)
+            .unwrap_or(LogFormat::Auto);
         let config = Config {
             link: link(&args.link, &file, environment, &mut origins)?,
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve,
-            data: DataConfig::Directory { path: data_dir, journal },
+            data: DataConfig::Directory {
+                path: data_dir,
+                journal,
+            },
             status: match status.as_str() {
                 "off" => None,
                 address => Some(valid("observability.listen", address)?),
             },
             grace: grace(&args.link, &file, &mut origins)?,
-            log: LogConfig { level: valid("log_level", &level)?, format },
+            log: LogConfig {
+                level: valid("log_level", &level)?,
+                format,
+            },
         };
-        Ok(Self { config, file: path, settings: origins.0 })
+        Ok(Self {
+            config,
+            file: path,
+            settings: origins.0,
+        })
     }
 
     /// Loads the configuration of `listen`. The file is optional, and what it forwards is ignored.
@@ -132,13 +152,37 @@ impl Loaded {
         let config = Config {
             link: link(&args.link, &file, environment, &mut origins)?,
             ca_file: ca_file(&args.link, &file, &mut origins),
-            serve: Serve::Listen { sources: args.source.clone(), lane },
+            serve: Serve::Listen {
+                sources: args.source.clone(),
+                lane,
+            },
             data: DataConfig::Memory,
             status: None,
             grace: grace(&args.link, &file, &mut origins)?,
-            log: LogConfig { level: tracing::Level::WARN, format: LogFormat::Text },
+            log: LogConfig {
+                level: tracing::Level::WARN,
+                format: LogFormat::Text,
+            },
         };
-        Ok(Self { config, file: path, settings: origins.0 })
+        Ok(Self {
+            config,
+            file: path,
+            settings: origins.0,
+        })
+    }
+}
+
+/// What `config check` prints.
+impl Display for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.file {
+            Some(path) => writeln!(f, "configuration is valid: {}", path.display())?,
+            None => writeln!(f, "configuration is valid: no file")?,
+        }
+        for (key, value, origin) in &self.settings {
+            write!(f, "\n{key:<22} {value}  ({origin})")?;
+        }
+        Ok(())
     }
 }
 
@@ -147,7 +191,13 @@ impl Loaded {
 struct Origins(Vec<(&'static str, String, &'static str)>);
 
 impl Origins {
-    fn pick<T: Display>(&mut self, key: &'static str, flag: Option<T>, file: Option<T>, default: T) -> T {
+    fn pick<T: Display>(
+        &mut self,
+        key: &'static str,
+        flag: Option<T>,
+        file: Option<T>,
+        default: T,
+    ) -> T {
         let (flagged, filed) = (flag.is_some(), file.is_some());
         let value = flag.or(file).unwrap_or(default);
         self.note(key, &value, flagged, filed);
@@ -170,13 +220,18 @@ fn find_file(
 ) -> Result<(Option<PathBuf>, FileConfig), Failure> {
     let path = match &args.config {
         Some(path) => Some(path.clone()),
-        None => default_files(environment).into_iter().find(|path| path.exists()),
+        None => default_files(environment)
+            .into_iter()
+            .find(|path| path.exists()),
     };
     let Some(path) = path else {
         return Ok((None, FileConfig::default()));
     };
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Failure::new(Code::ConfigFile, format!("cannot read {}: {error}", path.display()))
+        Failure::new(
+            Code::ConfigFile,
+            format!("cannot read {}: {error}", path.display()),
+        )
     })?;
     let file = FileConfig::parse(&text, &path)?;
     Ok((Some(path), file))
@@ -199,10 +254,14 @@ fn state_directory(environment: &impl Environment) -> Result<PathBuf, Failure> {
         }
     }
     let state = environment.variable("XDG_STATE_HOME").map(PathBuf::from);
-    let state = state.or_else(|| Some(Path::new(&environment.variable("HOME")?).join(".local/state")));
+    let state =
+        state.or_else(|| Some(Path::new(&environment.variable("HOME")?).join(".local/state")));
     let state = state.ok_or_else(|| {
-        Failure::new(Code::ConfigValue, "there is no place for the agent's id and journal")
-            .fix("set data_dir, for instance to /var/lib/hookferry-agent")
+        Failure::new(
+            Code::ConfigValue,
+            "there is no place for the agent's id and journal",
+        )
+        .fix("set data_dir, for instance to /var/lib/hookferry-agent")
     })?;
     Ok(state.join("hookferry/agent"))
 }
@@ -214,13 +273,25 @@ fn link(
     origins: &mut Origins,
 ) -> Result<LinkConfig, Failure> {
     let Some(server) = args.server.as_ref().or(file.server.as_ref()) else {
-        return Err(Failure::new(Code::ConfigValue, "the address of the relay is missing")
-            .fix("give --server https://relay.example.com, or set server in agent.toml"));
+        return Err(
+            Failure::new(Code::ConfigValue, "the address of the relay is missing")
+                .fix("give --server https://relay.example.com, or set server in agent.toml"),
+        );
     };
-    origins.note("server", server, args.server.is_some(), file.server.is_some());
+    origins.note(
+        "server",
+        server,
+        args.server.is_some(),
+        file.server.is_some(),
+    );
     let server: ServerUrl = valid("server", server)?;
     let allow_plain_http = args.allow_plain_http || file.allow_plain_http.unwrap_or(false);
-    origins.note("allow_plain_http", allow_plain_http, args.allow_plain_http, file.allow_plain_http.is_some());
+    origins.note(
+        "allow_plain_http",
+        allow_plain_http,
+        args.allow_plain_http,
+        file.allow_plain_http.is_some(),
+    );
     if !server.tls && !server.is_loopback() && !allow_plain_http {
         return Err(Failure::new(
             Code::ConfigValue,
@@ -228,11 +299,17 @@ fn link(
         )
         .fix("use https://, or allow it with --allow-plain-http: everybody on the way can read the token"));
     }
-    let name = environment.host_name().unwrap_or_else(|| "agent".to_owned());
+    let name = environment
+        .host_name()
+        .unwrap_or_else(|| "agent".to_owned());
     let name = origins.pick("name", args.name.clone(), file.name.clone(), name);
     let (token, origin) = token(args, file, environment)?;
     origins.0.push(("token", "***".to_owned(), origin));
-    Ok(LinkConfig { server, token, name })
+    Ok(LinkConfig {
+        server,
+        token,
+        name,
+    })
 }
 
 fn token(
@@ -246,7 +323,10 @@ fn token(
         .filter(|path| path.exists());
     let (text, origin) = if args.token_stdin {
         let text = environment.standard_input().map_err(|error| {
-            Failure::new(Code::TokenMissing, format!("cannot read the token from the standard input: {error}"))
+            Failure::new(
+                Code::TokenMissing,
+                format!("cannot read the token from the standard input: {error}"),
+            )
         })?;
         (text, "standard input")
     } else if let Some(path) = &args.token_file {
@@ -262,17 +342,25 @@ fn token(
     };
     match Token::parse(&text) {
         Ok(token) => Ok((token, origin)),
-        Err(wrong) => Err(Failure::new(Code::TokenMissing, format!("{origin}: {wrong}"))),
+        Err(wrong) => Err(Failure::new(
+            Code::TokenMissing,
+            format!("{origin}: {wrong}"),
+        )),
     }
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
     let cannot = |error| {
-        Failure::new(Code::TokenMissing, format!("cannot read the token file {}: {error}", path.display()))
+        Failure::new(
+            Code::TokenMissing,
+            format!("cannot read the token file {}: {error}", path.display()),
+        )
     };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(cannot)?;
-    file.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(cannot)?;
+    file.take(TOKEN_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(cannot)?;
     Ok(text)
 }
 
@@ -290,23 +378,38 @@ fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Du
 
 fn destinations(file: &FileConfig, origins: &mut Origins) -> Result<Serve, Failure> {
     if file.forward.is_empty() {
-        return Err(Failure::new(Code::ConfigValue, "there is nothing to forward")
-            .fix("add a [[forward]] with destination and to"));
+        return Err(
+            Failure::new(Code::ConfigValue, "there is nothing to forward")
+                .fix("add a [[forward]] with destination and to"),
+        );
     }
     if file.forward.len() > protocol::limits::DESTINATIONS_MAX {
         let most = protocol::limits::DESTINATIONS_MAX;
-        return Err(invalid("forward", format!("one agent serves at most {most} destinations")));
+        return Err(invalid(
+            "forward",
+            format!("one agent serves at most {most} destinations"),
+        ));
     }
     let window_bytes = file.limits.window_bytes.unwrap_or(WINDOW_BYTES_DEFAULT);
-    origins.note("limits.window_bytes", window_bytes, false, file.limits.window_bytes.is_some());
+    origins.note(
+        "limits.window_bytes",
+        window_bytes,
+        false,
+        file.limits.window_bytes.is_some(),
+    );
     let mut lanes: Vec<(String, Lane)> = Vec::new();
     for entry in &file.forward {
         let name = &entry.destination;
         if name.is_empty() || lanes.iter().any(|(other, _)| other == name) {
-            return Err(invalid("forward", format!("destination {name:?} is empty or named twice")));
+            return Err(invalid(
+                "forward",
+                format!("destination {name:?} is empty or named twice"),
+            ));
         }
         let lane = lane(entry, window_bytes)?;
-        origins.0.push(("forward", format!("{name} -> {}", lane.target), "file"));
+        origins
+            .0
+            .push(("forward", format!("{name} -> {}", lane.target), "file"));
         lanes.push((name.clone(), lane));
     }
     Ok(Serve::Destinations(lanes))
@@ -315,16 +418,27 @@ fn destinations(file: &FileConfig, origins: &mut Origins) -> Result<Serve, Failu
 fn lane(entry: &ForwardConfig, window_bytes: u64) -> Result<Lane, Failure> {
     let concurrency = entry.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
     if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-        return Err(invalid("concurrency", format!("{concurrency} is not between 1 and {CONCURRENCY_MAX}")));
+        return Err(invalid(
+            "concurrency",
+            format!("{concurrency} is not between 1 and {CONCURRENCY_MAX}"),
+        ));
     }
     if !(64 * 1024..=1 << 30).contains(&window_bytes) {
-        return Err(invalid("limits.window_bytes", "expected 65536 (64 KiB) to 1073741824 (1 GiB)".to_owned()));
+        return Err(invalid(
+            "limits.window_bytes",
+            "expected 65536 (64 KiB) to 1073741824 (1 GiB)".to_owned(),
+        ));
     }
     let timeout = match &entry.timeout {
         Some(text) => parse_duration(text).map_err(|wrong| invalid("timeout", wrong))?,
         None => TIMEOUT_DEFAULT,
     };
-    Ok(Lane { target: valid("to", &entry.to)?, concurrency, timeout, window_bytes })
+    Ok(Lane {
+        target: valid("to", &entry.to)?,
+        concurrency,
+        timeout,
+        window_bytes,
+    })
 }
 
 /// The URL of the service: a port alone means this machine.
@@ -346,7 +460,8 @@ fn listen_url(args: &args::Listen) -> Result<String, Failure> {
 }
 
 fn valid<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|wrong: T::Err| invalid(key, wrong.to_string()))
+    text.parse()
+        .map_err(|wrong: T::Err| invalid(key, wrong.to_string()))
 }
 
 fn invalid(key: &str, wrong: String) -> Failure {

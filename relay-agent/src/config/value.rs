@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use http::Uri;
 
 /// Longest token, in bytes. A file that is longer is not a token file.
-pub const TOKEN_BYTES_MAX: usize = 4096;
+pub(super) const TOKEN_BYTES_MAX: usize = 4096;
 
 /// What opens a session. Never printed.
 #[derive(Clone)]
@@ -23,7 +23,9 @@ impl Token {
             return Err("the token is empty".to_owned());
         }
         if token.len() > TOKEN_BYTES_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("this is not a token: expected one word that starts with hf_agent_".to_owned());
+            return Err(
+                "this is not a token: expected one word that starts with hf_agent_".to_owned(),
+            );
         }
         Ok(Self(token.into()))
     }
@@ -119,7 +121,9 @@ pub(crate) fn plain_authority(uri: &Uri) -> Option<String> {
 /// The host of a URL, without the brackets of an IPv6 address.
 pub(crate) fn bare_host(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
-    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned()
 }
 
 /// Reads a time span such as `500ms`, `30s`, `2m`, `1h`; not zero, at most a day.
@@ -152,25 +156,53 @@ mod tests {
     #[test]
     fn server_urls() {
         let server: ServerUrl = "https://relay.example.com/hooks/".parse().unwrap();
-        assert_eq!(server.connect_url(), "wss://relay.example.com/hooks/agent/v1/connect");
-        assert_eq!((server.port, server.tls, server.is_loopback()), (443, true, false));
+        assert_eq!(
+            server.connect_url(),
+            "wss://relay.example.com/hooks/agent/v1/connect"
+        );
+        assert_eq!(
+            (server.port, server.tls, server.is_loopback()),
+            (443, true, false)
+        );
 
         let local: ServerUrl = "ws://[::1]:8080".parse().unwrap();
         assert_eq!(local.connect_url(), "ws://[::1]:8080/agent/v1/connect");
         assert_eq!((local.host.as_str(), local.is_loopback()), ("::1", true));
 
-        for wrong in ["", "relay", "ftp://relay", "https://a:b@relay", "https://relay/?a=b", "https://"] {
+        for wrong in [
+            "",
+            "relay",
+            "ftp://relay",
+            "https://a:b@relay",
+            "https://relay/?a=b",
+            "https://",
+        ] {
             assert!(wrong.parse::<ServerUrl>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn durations() {
-        let cases = [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("24h", 86_400_000)];
+        let cases = [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("2m", 120_000),
+            ("24h", 86_400_000),
+        ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(expected)));
         }
-        for wrong in ["", "s", "30", "0s", "25h", "1.5s", "-1s", "1 s", "99999999999999999999h"] {
+        for wrong in [
+            "",
+            "s",
+            "30",
+            "0s",
+            "25h",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "99999999999999999999h",
+        ] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -94,7 +94,12 @@ impl Forwarder {
 
     /// Makes one call. Never fails: what goes wrong is the outcome.
     pub async fn call(&self, attempt: Attempt) -> Outcome {
-        let Attempt { offer, body, target, timeout } = attempt;
+        let Attempt {
+            offer,
+            body,
+            target,
+            timeout,
+        } = attempt;
         let begun = Instant::now();
         let result = match request(&offer, body, target.as_deref()) {
             Ok(request) => match tokio::time::timeout(timeout, self.exchange(request)).await {
@@ -103,14 +108,26 @@ impl Forwarder {
             },
             Err(error) => Err(error),
         };
-        Outcome { offer, target, result, elapsed: begun.elapsed() }
+        Outcome {
+            offer,
+            target,
+            result,
+            elapsed: begun.elapsed(),
+        }
     }
 
     async fn exchange(&self, request: Request<EventBody>) -> Result<Answer, CallError> {
-        let response = self.client.request(request).await.map_err(CallError::from_client)?;
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(CallError::from_client)?;
         let (parts, body) = response.into_parts();
         if !(200..600).contains(&parts.status.as_u16()) {
-            return Err(CallError::Protocol(format!("status {}", parts.status.as_u16())));
+            return Err(CallError::Protocol(format!(
+                "status {}",
+                parts.status.as_u16()
+            )));
         }
         let (start, body_bytes) = read_start(body).await?;
         Ok(Answer {
@@ -128,7 +145,9 @@ async fn read_start(mut body: Incoming) -> Result<(Bytes, u64), CallError> {
     let mut body_bytes = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| CallError::from_hyper(&error))?;
-        let Ok(part) = frame.into_data() else { continue };
+        let Ok(part) = frame.into_data() else {
+            continue;
+        };
         body_bytes += part.len() as u64;
         let room = RESPONSE_START_BYTES_MAX - start.len();
         start.extend_from_slice(&part[..part.len().min(room)]);
@@ -139,9 +158,14 @@ async fn read_start(mut body: Incoming) -> Result<(Bytes, u64), CallError> {
     Ok((start.freeze(), body_bytes))
 }
 
-fn request(offer: &Offer, body: EventBody, target: Option<&Target>) -> Result<Request<EventBody>, CallError> {
+fn request(
+    offer: &Offer,
+    body: EventBody,
+    target: Option<&Target>,
+) -> Result<Request<EventBody>, CallError> {
     let target = target.ok_or(CallError::NoTarget)?;
-    let method = Method::from_bytes(offer.request.method.as_bytes()).map_err(|_| CallError::Method)?;
+    let method =
+        Method::from_bytes(offer.request.method.as_bytes()).map_err(|_| CallError::Method)?;
     if method == Method::CONNECT {
         // It would ask the service to be a proxy, which is no webhook.
         return Err(CallError::Method);
@@ -185,10 +209,16 @@ async fn connect(uri: &Uri, tls: Option<Tls>) -> Result<net::Stream, CallError> 
         Ok(addresses) => addresses,
         Err(source) => return Err(CallError::Dns { host, source }),
     };
-    if let Some(address) = addresses.iter().map(std::net::SocketAddr::ip).find(|ip: &IpAddr| net::is_metadata(*ip)) {
+    if let Some(address) = addresses
+        .iter()
+        .map(std::net::SocketAddr::ip)
+        .find(|ip: &IpAddr| net::is_metadata(*ip))
+    {
         return Err(CallError::Metadata(address));
     }
-    let stream = net::connect(&addresses, CONNECT_MAX).await.map_err(CallError::Connect)?;
+    let stream = net::connect(&addresses, CONNECT_MAX)
+        .await
+        .map_err(CallError::Connect)?;
     if !is_tls {
         return Ok(net::Stream::Plain(stream));
     }

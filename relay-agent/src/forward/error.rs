@@ -62,9 +62,11 @@ impl CallError {
     /// The same as the closed list of the protocol.
     pub fn failure(&self) -> ServiceFailure {
         match self {
-            Self::NoTarget | Self::Method | Self::Route(_) | Self::Header(_) | Self::Metadata(_) => {
-                ServiceFailure::Refused
-            }
+            Self::NoTarget
+            | Self::Method
+            | Self::Route(_)
+            | Self::Header(_)
+            | Self::Metadata(_) => ServiceFailure::Refused,
             Self::Dns { .. } => ServiceFailure::Dns,
             Self::Connect(_) => ServiceFailure::Connect,
             Self::Tls(_) => ServiceFailure::Tls,
@@ -83,7 +85,10 @@ impl CallError {
                 Err(words) => Self::Connect(io::Error::other(words)),
             };
         }
-        match error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) {
+        match error
+            .source()
+            .and_then(|source| source.downcast_ref::<hyper::Error>())
+        {
             Some(source) => Self::from_hyper(source),
             None => Self::Broken(error.to_string()),
         }
@@ -94,7 +99,9 @@ impl CallError {
         if error.is_user() && chain(error).any(|cause| cause.is::<BodyCut>()) {
             return Self::BodyCut(BodyCut);
         }
-        let innermost = chain(error).last().map_or_else(|| error.to_string(), ToString::to_string);
+        let innermost = chain(error)
+            .last()
+            .map_or_else(|| error.to_string(), ToString::to_string);
         if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
             return Self::Protocol(innermost);
         }
@@ -122,8 +129,10 @@ fn copy(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 fn connect_words(error: &io::Error) -> String {

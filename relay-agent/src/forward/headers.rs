@@ -20,7 +20,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Response headers that a receipt reports.
-const REPORTED: &[HeaderName] = &[
+static REPORTED: [HeaderName; 7] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
     header::RETRY_AFTER,
@@ -72,7 +72,10 @@ fn insert_ours(headers: &mut HeaderMap, offer: &Offer) -> Result<(), InvalidHead
     if let Some(remote) = &offer.remote {
         headers.insert(FORWARDED_FOR, value(remote.clone())?);
     }
-    let origin = offer.public_origin.as_deref().and_then(|origin| origin.split_once("://"));
+    let origin = offer
+        .public_origin
+        .as_deref()
+        .and_then(|origin| origin.split_once("://"));
     if let Some((scheme, host)) = origin {
         headers.insert(FORWARDED_PROTO, value(scheme.to_owned())?);
         headers.insert(FORWARDED_HOST, value(host.to_owned())?);
@@ -95,7 +98,7 @@ pub(crate) fn rfc3339_ms(since_1970_ms: u64) -> String {
 
 /// What concerns one hop only, what the client sets itself, and what only we may say.
 fn is_dropped(name: &HeaderName) -> bool {
-    const HOP_BY_HOP: &[HeaderName] = &[
+    static HOP_BY_HOP: [HeaderName; 12] = [
         header::CONNECTION,
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
@@ -126,7 +129,7 @@ fn listed_by_connection(received: &Headers) -> Vec<HeaderName> {
 /// The headers of a response that a receipt reports.
 pub(crate) fn reported(response: &HeaderMap) -> Headers {
     let mut chosen = Vec::new();
-    for name in REPORTED {
+    for name in &REPORTED {
         for value in response.get_all(name) {
             if value.len() <= REPORTED_VALUE_BYTES_MAX {
                 let name = bytes::Bytes::from_static(static_name(name));
@@ -157,7 +160,12 @@ mod tests {
         offer.request.headers = Headers(
             pairs
                 .iter()
-                .map(|(name, value)| (Bytes::from((*name).to_owned()), Bytes::copy_from_slice(value)))
+                .map(|(name, value)| {
+                    (
+                        Bytes::from((*name).to_owned()),
+                        Bytes::copy_from_slice(value),
+                    )
+                })
                 .collect(),
         );
         offer
@@ -167,7 +175,10 @@ mod tests {
         let headers = request_headers(&with(pairs, body_bytes)).unwrap();
         let seen: Vec<_> = headers
             .iter()
-            .filter(|(name, _)| !name.as_str().starts_with("hookferry-") && !name.as_str().starts_with("x-forwarded-"))
+            .filter(|(name, _)| {
+                !name.as_str().starts_with("hookferry-")
+                    && !name.as_str().starts_with("x-forwarded-")
+            })
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
         assert_eq!(seen, expected);
@@ -176,9 +187,19 @@ mod tests {
     #[test]
     fn fields_go_through_in_order_with_repeats_and_odd_bytes() {
         check(
-            &[("Stripe-Signature", b"t=1,v1=ab"), ("X-Twice", b"1"), ("X-B", b"\xff\xe9"), ("x-twice", b"2")],
+            &[
+                ("Stripe-Signature", b"t=1,v1=ab"),
+                ("X-Twice", b"1"),
+                ("X-B", b"\xff\xe9"),
+                ("x-twice", b"2"),
+            ],
             0,
-            &[("stripe-signature", b"t=1,v1=ab"), ("x-twice", b"1"), ("x-twice", b"2"), ("x-b", b"\xff\xe9")],
+            &[
+                ("stripe-signature", b"t=1,v1=ab"),
+                ("x-twice", b"1"),
+                ("x-twice", b"2"),
+                ("x-b", b"\xff\xe9"),
+            ],
         );
     }
 
@@ -202,7 +223,10 @@ mod tests {
                 ("User-Agent", b"GitHub-Hookshot/1"),
             ],
             2,
-            &[("user-agent", b"GitHub-Hookshot/1"), ("content-length", b"2")],
+            &[
+                ("user-agent", b"GitHub-Hookshot/1"),
+                ("content-length", b"2"),
+            ],
         );
     }
 
@@ -210,14 +234,23 @@ mod tests {
     fn length_is_told_when_there_was_one() {
         check(&[], 0, &[]);
         check(&[("content-length", b"0")], 0, &[("content-length", b"0")]);
-        check(&[("transfer-encoding", b"chunked")], 0, &[("content-length", b"0")]);
+        check(
+            &[("transfer-encoding", b"chunked")],
+            0,
+            &[("content-length", b"0")],
+        );
         check(&[], 7, &[("content-length", b"7")]);
     }
 
     #[test]
     fn ours_cannot_be_forged() {
         let mut offer = with(
-            &[("Hookferry-Attempt", b"99"), ("hookferry-x", b"1"), ("X-Forwarded-For", b"6.6.6.6"), ("x-forwarded-port", b"1")],
+            &[
+                ("Hookferry-Attempt", b"99"),
+                ("hookferry-x", b"1"),
+                ("X-Forwarded-For", b"6.6.6.6"),
+                ("x-forwarded-port", b"1"),
+            ],
             0,
         );
         offer.remote = Some("192.0.2.7".to_owned());
@@ -229,7 +262,10 @@ mod tests {
             ("hookferry-event-id", EventId::from_u128(1).to_string()),
             ("hookferry-attempt", "3".to_owned()),
             ("hookferry-source", "github".to_owned()),
-            ("hookferry-received-at", "2026-11-23T11:39:02.114Z".to_owned()),
+            (
+                "hookferry-received-at",
+                "2026-11-23T11:39:02.114Z".to_owned(),
+            ),
             ("x-forwarded-for", "192.0.2.7".to_owned()),
             ("x-forwarded-proto", "https".to_owned()),
             ("x-forwarded-host", "relay.example.com:8443".to_owned()),

@@ -70,8 +70,9 @@ impl Target {
         let expected_bytes = path_and_query.len();
 
         // `http::Uri` cuts a fragment off; what it does not keep whole is not sent at all.
-        let path_and_query = uri::PathAndQuery::from_maybe_shared(bytes::Bytes::from(path_and_query))
-            .map_err(|_| RouteError::NotVerbatim)?;
+        let path_and_query =
+            uri::PathAndQuery::from_maybe_shared(bytes::Bytes::from(path_and_query))
+                .map_err(|_| RouteError::NotVerbatim)?;
         if path_and_query.as_str().len() != expected_bytes {
             return Err(RouteError::NotVerbatim);
         }
@@ -114,11 +115,19 @@ impl FromStr for Target {
                 "{text:?} must not have a query or fragment: the provider's query goes there"
             ));
         }
-        let default_port = if scheme == uri::Scheme::HTTPS { 443 } else { 80 };
+        let default_port = if scheme == uri::Scheme::HTTPS {
+            443
+        } else {
+            80
+        };
         Ok(Self {
             host: bare_host(&uri),
             port: uri.port_u16().unwrap_or(default_port),
-            path: uri.path().strip_suffix('/').unwrap_or(uri.path()).to_owned(),
+            path: uri
+                .path()
+                .strip_suffix('/')
+                .unwrap_or(uri.path())
+                .to_owned(),
             scheme,
             authority,
         })
@@ -158,39 +167,89 @@ mod tests {
             ("http://a:81/hook", "", "http://a:81/hook"),
             ("http://a/hook/", "", "http://a/hook"),
             ("http://a/hook", "/", "http://a/hook/"),
-            ("http://a/hook", "?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b", "http://a/hook?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b"),
-            ("http://a/hook", "/p//q/?x=../..", "http://a/hook/p//q/?x=../.."),
+            (
+                "http://a/hook",
+                "?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b",
+                "http://a/hook?b=2&a=1&a=3&q=x%26y%3Dz&s=a%20b",
+            ),
+            (
+                "http://a/hook",
+                "/p//q/?x=../..",
+                "http://a/hook/p//q/?x=../..",
+            ),
             ("http://a", "?q", "http://a/?q"),
             ("http://a", "//evil.example/x", "http://a//evil.example/x"),
             ("http://a", "/@evil.example", "http://a/@evil.example"),
-            ("http://a", "/http://evil.example", "http://a/http://evil.example"),
+            (
+                "http://a",
+                "/http://evil.example",
+                "http://a/http://evil.example",
+            ),
             ("https://[::1]:8443/h", "/%zz", "https://[::1]:8443/h/%zz"),
         ];
         for (target, rest, expected) in cases {
-            assert_eq!(join(target, rest).as_deref(), Ok(expected), "{target} + {rest}");
+            assert_eq!(
+                join(target, rest).as_deref(),
+                Ok(expected),
+                "{target} + {rest}"
+            );
         }
     }
 
     #[test]
     fn what_could_leave_the_configured_url_is_refused() {
-        for rest in ["/..", "/../x", "/a/./b", "/%2e%2E/x", "/.%2e", "/%2E", "/a/..?x"] {
-            assert_eq!(join("http://a/hook", rest), Err(RouteError::DotSegments), "{rest}");
+        for rest in [
+            "/..",
+            "/../x",
+            "/a/./b",
+            "/%2e%2E/x",
+            "/.%2e",
+            "/%2E",
+            "/a/..?x",
+        ] {
+            assert_eq!(
+                join("http://a/hook", rest),
+                Err(RouteError::DotSegments),
+                "{rest}"
+            );
         }
-        for rest in ["x", "@evil.example", ".evil.example", ":81/x", "http://evil.example/"] {
+        for rest in [
+            "x",
+            "@evil.example",
+            ".evil.example",
+            ":81/x",
+            "http://evil.example/",
+        ] {
             assert_eq!(join("http://a", rest), Err(RouteError::NotBelow), "{rest}");
         }
         for rest in ["/a#b", "/a b", "/a\r\nx: y", "/\u{0}"] {
-            assert_eq!(join("http://a", rest), Err(RouteError::NotVerbatim), "{rest:?}");
+            assert_eq!(
+                join("http://a", rest),
+                Err(RouteError::NotVerbatim),
+                "{rest:?}"
+            );
         }
     }
 
     #[test]
     fn targets_are_plain_http_urls() {
-        for wrong in ["", "a", "ftp://a", "http://", "http://u:p@a", "http://a?x=1", "http://a/#x", "/x"] {
+        for wrong in [
+            "",
+            "a",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a?x=1",
+            "http://a/#x",
+            "/x",
+        ] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
         let target: Target = "https://[::1]/hook/".parse().unwrap();
-        assert_eq!((target.host(), target.port(), target.is_tls()), ("::1", 443, true));
+        assert_eq!(
+            (target.host(), target.port(), target.is_tls()),
+            ("::1", 443, true)
+        );
         assert_eq!(target.to_string(), "https://[::1]/hook");
     }
 

@@ -41,9 +41,16 @@ const KIND_SUCCESS: u8 = 3;
 /// One thing that was written.
 #[derive(Debug)]
 pub(super) enum Record {
-    Receipt { receipt: Box<Receipt>, at_ms: u64 },
+    Receipt {
+        receipt: Box<Receipt>,
+        at_ms: u64,
+    },
     Confirmed(Settled),
-    Success { delivery: DeliveryId, status: u16, at_ms: u64 },
+    Success {
+        delivery: DeliveryId,
+        status: u16,
+        at_ms: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -61,7 +68,11 @@ pub(super) struct JournalFile {
 impl JournalFile {
     pub(super) fn open(directory: &Path) -> io::Result<(Self, Vec<Record>)> {
         let path = directory.join(NAME);
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let (records, length) = read_records(Bytes::from(bytes));
@@ -89,7 +100,12 @@ impl JournalFile {
 
     pub(super) fn add_success(&mut self, delivery: DeliveryId, status: u16, at_ms: u64) {
         let delivery = delivery.as_u128().to_le_bytes();
-        self.add(&[&[KIND_SUCCESS], &delivery, &status.to_le_bytes(), &at_ms.to_le_bytes()]);
+        self.add(&[
+            &[KIND_SUCCESS],
+            &delivery,
+            &status.to_le_bytes(),
+            &at_ms.to_le_bytes(),
+        ]);
     }
 
     fn add(&mut self, parts: &[&[u8]]) {
@@ -131,7 +147,11 @@ impl JournalFile {
     pub(super) fn replace(&mut self) -> io::Result<()> {
         let content = std::mem::take(&mut self.pending);
         let fresh_path = self.path.with_extension("new");
-        let mut fresh = OpenOptions::new().create(true).truncate(true).write(true).open(&fresh_path)?;
+        let mut fresh = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&fresh_path)?;
         fresh.write_all(&content)?;
         fresh.sync_data()?;
         std::fs::rename(&fresh_path, &self.path)?;
@@ -148,14 +168,16 @@ impl JournalFile {
 /// A thread that syncs what it is given, at most once per interval. It ends with its sender.
 fn start_syncing() -> io::Result<mpsc::SyncSender<Arc<File>>> {
     let (sender, receiver) = mpsc::sync_channel::<Arc<File>>(1);
-    std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || {
-        while let Ok(file) = receiver.recv() {
-            if let Err(error) = file.sync_data() {
-                tracing::warn!(%error, "Cannot sync the journal");
+    std::thread::Builder::new()
+        .name("journal-sync".to_owned())
+        .spawn(move || {
+            while let Ok(file) = receiver.recv() {
+                if let Err(error) = file.sync_data() {
+                    tracing::warn!(%error, "Cannot sync the journal");
+                }
+                std::thread::sleep(SYNC_INTERVAL);
             }
-            std::thread::sleep(SYNC_INTERVAL);
-        }
-    })?;
+        })?;
     Ok(sender)
 }
 
@@ -188,7 +210,11 @@ fn read_record(bytes: &Bytes, start: usize) -> Option<(Record, usize)> {
 
 fn decode(content: Bytes) -> Option<Record> {
     let (&kind, rest) = content.split_first()?;
-    let delivery = || Some(DeliveryId::from_u128(u128::from_le_bytes(rest.get(..16)?.try_into().ok()?)));
+    let delivery = || {
+        Some(DeliveryId::from_u128(u128::from_le_bytes(
+            rest.get(..16)?.try_into().ok()?,
+        )))
+    };
     match kind {
         KIND_RECEIPT => {
             let at_ms = u64::from_le_bytes(rest.get(..8)?.try_into().ok()?);
@@ -199,7 +225,10 @@ fn decode(content: Bytes) -> Option<Record> {
         }
         KIND_CONFIRMED => {
             let attempt = u32::from_le_bytes(rest.get(16..20)?.try_into().ok()?);
-            Some(Record::Confirmed(Settled { delivery: delivery()?, attempt }))
+            Some(Record::Confirmed(Settled {
+                delivery: delivery()?,
+                attempt,
+            }))
         }
         KIND_SUCCESS => Some(Record::Success {
             delivery: delivery()?,

@@ -1,4 +1,4 @@
-//! When to dial: at once when there is doubt, with a pause after a failure.
+//! When to dial: at once at first and when a link is in doubt, with a pause after a failure.
 
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,6 @@ impl Reconnect {
         let wait = backoff::wait(now.duration_since(since), asked, rand::random());
         self.due = now + wait;
         wait
-    }
-
-    /// The link is in doubt: dials beside it without waiting, unless a failure asked for a pause.
-    pub(super) fn hurry(&mut self, now: Instant) {
-        self.due = self.due.min(now);
     }
 
     /// Dials after a while, without a failure.
