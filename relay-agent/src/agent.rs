@@ -213,7 +213,10 @@ fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod data_tests {
     use super::*;
 
     #[test]
