@@ -128,8 +128,7 @@ impl SecretKey {
         };
         let metadata = fs::metadata(path).map_err(failed)?;
         // What systemd hands over as a credential is readable for its group, and guarded by its directory.
-        let is_credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .is_some_and(|directory| path.starts_with(directory));
+        let is_credential = path.starts_with("/run/credentials");
         if metadata.permissions().mode() & 0o077 != 0 && !is_credential {
             return Err(KeyFileError::Exposed(path.to_owned()));
         }

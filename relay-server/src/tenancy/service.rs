@@ -25,7 +25,7 @@ use crate::{
     clock::{Clock, Timestamp},
     ids,
     lifecycle::EndReason,
-    store::{DestinationKey, Events, Put, ResourceKind, Settings},
+    store::{DestinationKey, Events, Put, ResourceKind, Settings, StoreError},
     verify::Secret,
 };
 
@@ -106,14 +106,14 @@ impl Tenancy {
     ///
     /// # Errors
     ///
-    /// The store failed or the settings are damaged; do not start.
+    /// The store failed, or the settings are damaged (`Corrupt`): do not start.
     pub async fn open(
         settings: Arc<dyn Settings>,
         events: Arc<dyn Events>,
         key: SecretKey,
         clock: Arc<dyn Clock>,
         config: TenancyConfig,
-    ) -> Result<Arc<Self>, TenancyError> {
+    ) -> Result<Self, StoreError> {
         let tenancy = Self {
             settings,
             events,
@@ -126,9 +126,13 @@ impl Tenancy {
             stale: AtomicBool::new(true),
             listeners: Mutex::default(),
         };
-        tenancy.reconcile().await?;
+        match tenancy.reconcile().await {
+            Ok(()) => {}
+            Err(TenancyError::Store(error)) => return Err(error),
+            Err(other) => return Err(StoreError::Unavailable(other.to_string())),
+        }
         tenancy.watch_restored_listeners();
-        Ok(Arc::new(tenancy))
+        Ok(tenancy)
     }
 
     /// Ends what belonged to things that are gone.
