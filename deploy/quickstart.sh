@@ -176,8 +176,8 @@ try_relay() {
 }
 
 relay_has_urls() {
-    public_url=$(sed -n 's/^public URL *:\{0,1\} *//p' "$work/relay.out")
-    admin_url=$(sed -n 's/^admin URL *:\{0,1\} *//p' "$work/relay.out")
+    public_url=$(sed -n 's/^public //p' "$work/relay.out")
+    admin_url=$(sed -n 's/^admin //p' "$work/relay.out")
     [ -n "$public_url" ] && [ -n "$admin_url" ]
 }
 
