@@ -26,6 +26,10 @@ pub mod problem;
 
 pub mod api;
 
+pub mod args;
+
+pub mod command;
+
 pub mod clock;
 
 pub mod ids;
