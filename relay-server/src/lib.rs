@@ -2,6 +2,8 @@
 //!
 //! The modules stand in the order of the journey of an event. `docs/ARCHITECTURE.md` is the map.
 
+pub mod config;
+
 pub mod listener;
 
 pub mod ingress;
@@ -20,11 +22,15 @@ pub mod settle;
 
 pub mod tenancy;
 
-pub mod config;
+pub mod api;
+
+pub mod relay;
 
 pub mod problem;
 
-pub mod api;
+pub mod telemetry;
+
+pub mod shutdown;
 
 pub mod args;
 

@@ -111,9 +111,18 @@ impl Relay {
         let (admin, admin_addr) = bind(config.admin_listen, None, limits).await?;
 
         let events = Arc::clone(&stores.events);
-        let tenancy = Tenancy::open(Arc::clone(&stores.settings), Arc::clone(&events), key, clock, config.tenancy());
+        let tenancy = Tenancy::open(
+            Arc::clone(&stores.settings),
+            Arc::clone(&events),
+            key,
+            clock,
+            config.tenancy(),
+        );
         let tenancy = Arc::new(tenancy.await?);
-        let public_url = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{public_addr}"));
+        let public_url = config
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("{scheme}://{public_addr}"));
         let public_url = public_url.trim_end_matches('/').to_owned();
         let ingress = IngressConfig {
             body_bytes_in_flight_max: config.limits.body_bytes_in_flight_max,
@@ -124,7 +133,17 @@ impl Relay {
         };
         let ingress = Arc::new(Ingress::new(ingress, Arc::clone(&tenancy), events));
         let grace = Duration::from_secs(config.session.grace_s);
-        Ok(Self { public, admin, public_addr, admin_addr, stores, tenancy, ingress, public_url, grace })
+        Ok(Self {
+            public,
+            admin,
+            public_addr,
+            admin_addr,
+            stores,
+            tenancy,
+            ingress,
+            public_url,
+            grace,
+        })
     }
 
     /// Where providers and agents connect.
@@ -146,9 +165,19 @@ impl Relay {
     pub fn start(self) -> Running {
         let tasks = TaskTracker::new();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
-        let Stores { events, queries, due, .. } = self.stores;
-        let settler = Arc::new(Settler::new(Arc::clone(&events), Arc::clone(&due), policies(&self.tenancy)));
-        let (dispatcher, dispatch) = Dispatcher::new(Arc::clone(&events), due, Arc::clone(&settler));
+        let Stores {
+            events,
+            queries,
+            due,
+            ..
+        } = self.stores;
+        let settler = Arc::new(Settler::new(
+            Arc::clone(&events),
+            Arc::clone(&due),
+            policies(&self.tenancy),
+        ));
+        let (dispatcher, dispatch) =
+            Dispatcher::new(Arc::clone(&events), due, Arc::clone(&settler));
         let registry = Arc::new(Registry::default());
         let sessions = Arc::new(SessionContext {
             store: Arc::clone(&events),
@@ -162,7 +191,10 @@ impl Relay {
             grace: self.grace,
             public_url: self.public_url.clone(),
         });
-        let public = Arc::new(PublicDoor { ingress: self.ingress, sessions });
+        let public = Arc::new(PublicDoor {
+            ingress: self.ingress,
+            sessions,
+        });
         let admin = Arc::new(AdminDoor(api::router(api::ApiState {
             tenancy: Arc::clone(&self.tenancy),
             events: Arc::clone(&events),
@@ -175,7 +207,14 @@ impl Relay {
         vital.spawn(self.admin.serve(admin, tasks.clone(), stop.clone()));
         vital.spawn(dispatcher.run(stop.clone()));
         vital.spawn(sweep_listeners(self.tenancy, stop.clone()));
-        Running { vital, tasks, draining, stop, registry, events }
+        Running {
+            vital,
+            tasks,
+            draining,
+            stop,
+            registry,
+            events,
+        }
     }
 }
 
@@ -185,7 +224,9 @@ async fn bind(
     limits: DoorLimits,
 ) -> Result<(Door, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { addr, source };
-    let door = Door::bind(addr, tls, limits, DoorTimeouts::default()).await.map_err(failed)?;
+    let door = Door::bind(addr, tls, limits, DoorTimeouts::default())
+        .await
+        .map_err(failed)?;
     let addr = door.local_addr().map_err(failed)?;
     Ok((door, addr))
 }
@@ -250,7 +291,10 @@ impl Running {
             }
         };
         if time::timeout(deadline, all_left).await.is_err() {
-            warn!(sessions = self.registry.len(), "agents had not left by the drain deadline");
+            warn!(
+                sessions = self.registry.len(),
+                "agents had not left by the drain deadline"
+            );
         }
         self.stop.cancel();
         self.tasks.close();
@@ -271,7 +315,12 @@ struct PublicDoor {
 impl Handler for PublicDoor {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, request: Request<Incoming>, peer: Peer, head: Head) -> Response<Self::Body> {
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        head: Head,
+    ) -> Response<Self::Body> {
         let path = request.uri().path();
         if path == CONNECT_PATH {
             return session::upgrade(&self.sessions, request);
@@ -290,7 +339,12 @@ impl Handler for AdminDoor {
     type Body = axum::body::Body;
 
     async fn handle(&self, request: Request<Incoming>, _: Peer, _: Head) -> Response<Self::Body> {
-        match self.0.clone().oneshot(request.map(axum::body::Body::new)).await {
+        match self
+            .0
+            .clone()
+            .oneshot(request.map(axum::body::Body::new))
+            .await
+        {
             Ok(response) => response,
             Err(never) => match never {},
         }

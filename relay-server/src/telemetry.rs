@@ -20,8 +20,10 @@ pub struct InvalidLevel {
 ///
 /// The level is not one.
 pub fn init(level: &str, format: LogFormat) -> Result<(), InvalidLevel> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| InvalidLevel { level: level.to_owned(), detail: error.to_string() })?;
+    let filter = EnvFilter::try_new(level).map_err(|error| InvalidLevel {
+        level: level.to_owned(),
+        detail: error.to_string(),
+    })?;
     let is_text = match format {
         LogFormat::Text => true,
         LogFormat::Json => false,
@@ -32,7 +34,11 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), InvalidLevel> {
     let _ = if is_text {
         builder.with_ansi(io::stderr().is_terminal()).try_init()
     } else {
-        builder.json().flatten_event(true).with_current_span(false).try_init()
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init()
     };
     Ok(())
 }

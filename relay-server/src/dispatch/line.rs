@@ -22,8 +22,6 @@ pub(super) fn keys_of(tenant: TenantId) -> RangeInclusive<DestinationKey> {
 /// The sessions that serve one destination.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// Whether the store may have something due.
-    pub(super) ready: bool,
     seats: Vec<Seat>,
     /// Nobody has room for the next delivery, however much is free: wait for credit.
     blocked: bool,
@@ -58,7 +56,6 @@ impl Line {
             outlet,
             free: Allowance::default(),
         });
-        self.ready = true;
     }
 
     pub(super) fn leave(&mut self, session: SessionId) {

@@ -17,6 +17,11 @@ impl Pointer {
         Some(Self(steps.split('/').map(unescape).collect()))
     }
 
+    /// The unescaped steps.
+    pub(super) fn steps(&self) -> &[String] {
+        &self.0
+    }
+
     /// The scalar at this place as text: a string unescaped, a number or boolean as written.
     ///
     /// `None` when the document is no JSON or has nothing, null, an object or an array there. Of a

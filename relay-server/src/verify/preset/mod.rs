@@ -256,7 +256,11 @@ fn part_name(part: &Part) -> Option<String> {
         Part::From(Place::Header(name)) => format!("header {name}"),
         Part::From(Place::Query(name)) => format!("query {name}"),
         Part::From(Place::Form(name)) => format!("form field {name}"),
-        Part::From(Place::Json(_, pointer)) => format!("JSON {pointer}"),
+        Part::From(Place::Json(_, pointer)) => {
+            // Adyen signs fields of each item of its list.
+            let in_item = pointer.strip_prefix("/notificationItems/0/NotificationRequestItem");
+            format!("JSON {}", in_item.unwrap_or(pointer))
+        }
     })
 }
 
