@@ -81,6 +81,7 @@ impl Loaded {
             );
         }
         let mut origins = Origins::default();
+        let link = link(&args.link, &file, environment, &mut origins)?;
         let serve = destinations(&file, &mut origins)?;
         let data_dir = match args.data_dir.clone().or(file.data_dir.clone()) {
             Some(path) => path,
@@ -110,7 +111,7 @@ impl Loaded {
             .or(file.log_format)
             .unwrap_or(LogFormat::Auto);
         let config = Config {
-            link: link(&args.link, &file, environment, &mut origins)?,
+            link,
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve,
             data: DataConfig::Directory {
@@ -248,10 +249,10 @@ fn default_files(environment: &impl Environment) -> Vec<PathBuf> {
 
 fn state_directory(environment: &impl Environment) -> Result<PathBuf, Failure> {
     // systemd gives a list when the unit asks for several directories; the first is ours.
-    if let Some(list) = environment.variable("STATE_DIRECTORY") {
-        if let Some(first) = std::env::split_paths(&list).next() {
-            return Ok(first);
-        }
+    if let Some(list) = environment.variable("STATE_DIRECTORY")
+        && let Some(first) = std::env::split_paths(&list).next()
+    {
+        return Ok(first);
     }
     let state = environment.variable("XDG_STATE_HOME").map(PathBuf::from);
     let state =
@@ -467,3 +468,6 @@ fn valid<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> 
 fn invalid(key: &str, wrong: String) -> Failure {
     Failure::new(Code::ConfigValue, format!("{key}: {wrong}"))
 }
+
+#[cfg(test)]
+mod tests;
