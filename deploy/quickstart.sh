@@ -195,7 +195,7 @@ configure_relay() {
     admin route create --tenant demo --source stripe --destination billing >/dev/null
     admin route create --tenant demo --source try --destination billing >/dev/null
     admin token create agent --tenant demo --kind agent --scope connect --scope listen \
-        --write-to "$work/agent.token" >/dev/null
+        --write-to "$work/agent.token" >/dev/null 2>"$work/token.log" || { show_log token && die 'no token'; }
     source_url=$(json_field url <"$work/source.json")
     try_url=$(json_field url <"$work/try.json")
     say '    source stripe (checks Stripe signatures) -> destination billing' \
