@@ -1,1 +1,41 @@
+//! The relay: accepts providers' webhooks, makes them durable, and hands them to agents.
+//!
+//! The modules stand in the order of the journey of an event. `docs/ARCHITECTURE.md` is the map.
 
+pub mod config;
+
+pub mod listener;
+
+pub mod ingress;
+
+pub mod verify;
+
+pub mod lifecycle;
+
+pub mod store;
+
+pub mod dispatch;
+
+pub mod session;
+
+pub mod settle;
+
+pub mod tenancy;
+
+pub mod api;
+
+pub mod relay;
+
+pub mod problem;
+
+pub mod telemetry;
+
+pub mod shutdown;
+
+pub mod args;
+
+pub mod command;
+
+pub mod clock;
+
+pub mod ids;

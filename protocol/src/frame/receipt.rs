@@ -1,5 +1,7 @@
 //! What an agent reports about an attempt.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,7 @@ use crate::{
 ///
 /// The body of the frame is the start of the service's response, at most
 /// [`crate::limits::RESPONSE_START_BYTES_MAX`] bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The delivery that was attempted.
     pub delivery: DeliveryId,
@@ -28,6 +30,19 @@ pub struct Receipt {
     /// The start of the response body.
     #[serde(skip)]
     pub response_start: Bytes,
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("delivery", &self.delivery)
+            .field("lease", &self.lease)
+            .field("attempt", &self.attempt)
+            .field("outcome", &self.outcome)
+            .field("elapsed_ms", &self.elapsed_ms)
+            .field("response_start_bytes", &self.response_start.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Receipt {

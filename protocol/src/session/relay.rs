@@ -7,18 +7,16 @@ use std::{
 
 use super::{
     Close, CloseCode, Violation, Window,
-    check::{check_held, check_hello, check_lease, clip_in_place, millis},
+    check::{clip_in_place, millis},
     heartbeat::{Beat, Heartbeat},
     transfer::Outgoing,
     window::Outlet,
 };
 use crate::{
     frame::{
-        Cancel, Confirm, Credit, Drain, Held, Hello, LeaseToken, Offer, Receipt, Refuse,
-        RefuseCode, Release, Renew, ResponseChunk, ResponseCredit, Settled, ToAgent, ToRelay,
-        Welcome,
+        Cancel, Confirm, Drain, Held, Hello, Offer, Receipt, Refuse, RefuseCode, ResponseChunk,
+        ResponseCredit, Settled, ToAgent, ToRelay, Welcome,
     },
-    id::DeliveryId,
     limits::{
         BODY_BYTES_MAX, CHUNK_BYTES_MAX, HANDSHAKE_MAX, HEARTBEAT_INTERVAL_MIN,
         LEASES_PER_FRAME_MAX, OUTPUTS_MAX, RETRY_AFTER_TROUBLE, VERSION,
@@ -76,6 +74,10 @@ pub enum RelayOutput {
 /// An offer that the agent's credit does not cover; nothing was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotOffered(pub Box<Offer>);
+
+mod take;
+
+mod body;
 
 /// The relay's end of a session.
 #[derive(Debug)]
@@ -367,155 +369,6 @@ impl RelaySession {
     /// Ends the session now.
     pub fn close(&mut self, close: Close) {
         self.end(close, false);
-    }
-
-    fn take(&mut self, frame: ToRelay) -> Result<(), Violation> {
-        match (&mut self.phase, frame) {
-            (Phase::Connected { .. }, ToRelay::Hello(hello)) => self.take_hello(hello),
-            (Phase::Connected { .. }, _) => Err(Violation("the first frame was not Hello")),
-            (Phase::Greeted { .. }, ToRelay::Bye(_)) => {
-                self.take_bye();
-                Ok(())
-            }
-            (Phase::Greeted { .. }, _) => Err(Violation("a frame came before Welcome")),
-            (Phase::Open(heartbeat), ToRelay::Ping(ping)) => {
-                let pong = heartbeat.answer(ping, self.now)?;
-                self.send(ToAgent::Pong(pong));
-                Ok(())
-            }
-            (Phase::Open(heartbeat), ToRelay::Pong(pong)) => {
-                let rtt = heartbeat.take_answer(pong, self.now);
-                self.outputs.extend(rtt.map(RelayOutput::Rtt));
-                Ok(())
-            }
-            (Phase::Open(_), frame) => self.take_work(frame),
-        }
-    }
-
-    fn take_work(&mut self, frame: ToRelay) -> Result<(), Violation> {
-        match frame {
-            ToRelay::Credit(credit) => self.take_credit(credit)?,
-            ToRelay::Receipt(receipt) => {
-                check_lease(&receipt.lease)?;
-                self.drop_transfer(receipt.delivery, &receipt.lease);
-                self.outputs.push_back(RelayOutput::Receipt(receipt));
-            }
-            ToRelay::ResponseChunk(chunk) => {
-                check_lease(&chunk.lease)?;
-                self.outputs.push_back(RelayOutput::ResponseChunk(chunk));
-            }
-            ToRelay::Renew(Renew { leases }) => {
-                check_held(&leases)?;
-                self.outputs.push_back(RelayOutput::Renew(leases));
-            }
-            ToRelay::Release(Release { leases, .. }) => {
-                check_held(&leases)?;
-                for held in &leases {
-                    self.drop_transfer(held.delivery, &held.lease);
-                }
-                self.outputs.push_back(RelayOutput::Release(leases));
-            }
-            ToRelay::Bye(_) => self.take_bye(),
-            ToRelay::Hello(_) => return Err(Violation("a second Hello")),
-            ToRelay::Ping(_) | ToRelay::Pong(_) => {}
-        }
-        Ok(())
-    }
-
-    fn take_hello(&mut self, hello: Hello) -> Result<(), Violation> {
-        if !hello.versions.contains(&VERSION) {
-            self.refuse(Refuse {
-                code: RefuseCode::Version,
-                detail: format!(
-                    "this relay speaks protocol version {VERSION} only; update the older end"
-                ),
-                retry_after_ms: None,
-            });
-            return Ok(());
-        }
-        check_hello(&hello)?;
-        self.phase = Phase::Greeted {
-            until: self.now + HANDSHAKE_MAX,
-            credit: hello
-                .destinations
-                .iter()
-                .map(|offered| (offered.name.clone(), offered.window()))
-                .collect(),
-            listen: hello.listen.as_ref().map(|listen| listen.window()),
-        };
-        self.outputs.push_back(RelayOutput::Hello(Box::new(hello)));
-        Ok(())
-    }
-
-    fn take_credit(&mut self, credit: Credit) -> Result<(), Violation> {
-        let Some(outlet) = self.outlets.get_mut(&credit.destination) else {
-            return Err(Violation("credit for a destination that is not served"));
-        };
-        let more = outlet.grant(&credit)?;
-        self.announce_credit(credit.destination, more);
-        Ok(())
-    }
-
-    fn take_bye(&mut self) {
-        self.end(Close::new(CloseCode::Normal, "the agent said Bye"), true);
-    }
-
-    /// The next offer or chunk, in turn: neither keeps the other waiting.
-    fn next_body_frame(&mut self) -> Option<ToAgent> {
-        self.is_chunks_turn = !self.is_chunks_turn;
-        if self.is_chunks_turn {
-            self.next_chunk().or_else(|| self.next_offer())
-        } else {
-            self.next_offer().or_else(|| self.next_chunk())
-        }
-    }
-
-    fn next_offer(&mut self) -> Option<ToAgent> {
-        let mut offer = self.offers.pop_front()?;
-        if let Some(outlet) = self.outlets.get_mut(&offer.destination) {
-            outlet.stamp(&mut offer);
-        }
-        self.transfers.extend(Outgoing::split(&mut offer));
-        Some(ToAgent::Offer(offer))
-    }
-
-    fn next_chunk(&mut self) -> Option<ToAgent> {
-        let mut transfer = self.transfers.pop_front()?;
-        let chunk = transfer.next_chunk();
-        if !transfer.is_done() {
-            self.transfers.push_back(transfer);
-        }
-        Some(ToAgent::Chunk(chunk))
-    }
-
-    fn take_unsent(&mut self, cancel: &Cancel) -> Option<Box<Offer>> {
-        let position = self
-            .offers
-            .iter()
-            .position(|offer| offer.delivery == cancel.delivery && offer.lease == cancel.lease)?;
-        self.offers.remove(position)
-    }
-
-    /// Undoes an offer that was not sent.
-    fn give_back(&mut self, offer: &Offer) {
-        if let Some(outlet) = self.outlets.get_mut(&offer.destination) {
-            outlet.free.add(1, offer.body_bytes);
-        }
-        let freed = Window {
-            deliveries: 1,
-            bytes: offer.body_bytes,
-        };
-        self.announce_credit(offer.destination.clone(), freed);
-        self.outputs.push_back(RelayOutput::Release(vec![Held {
-            delivery: offer.delivery,
-            lease: offer.lease.clone(),
-            attempt: offer.attempt,
-        }]));
-    }
-
-    fn drop_transfer(&mut self, delivery: DeliveryId, lease: &LeaseToken) {
-        self.transfers
-            .retain(|transfer| !transfer.is_of(delivery, lease));
     }
 
     fn announce_credit(&mut self, destination: String, more: Window) {

@@ -15,7 +15,7 @@ use crate::{
         ToRelay,
     },
     id::{AgentId, DeliveryId},
-    limits::CHUNK_BYTES_MAX,
+    limits::{CHUNK_BYTES_MAX, UNCONFIRMED_MAX},
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -586,6 +586,25 @@ fn a_disconnect_is_a_close_without_bye() {
 
     assert!(!pair.seen.relay_closed.unwrap().1);
     assert_eq!(pair.seen.agent_closed.unwrap().code, CloseCode::Replaced);
+}
+
+#[test]
+fn nothing_more_is_let_in_while_nothing_is_confirmed() {
+    let mut pair = Pair::open(4, 1000);
+    for number in 10..10 + UNCONFIRMED_MAX as u128 {
+        pair.finish(number, 1);
+    }
+    for number in 0..4 {
+        assert!(pair.offer(number, 1, ""));
+    }
+    pair.run_for(MOMENT);
+    (0..4).for_each(|number| pair.finish(number, 1));
+    pair.run_for(MOMENT);
+    assert_eq!(pair.seen.free[BILLING].deliveries(), 0);
+
+    pair.confirm_all();
+    pair.run_for(MOMENT);
+    assert_eq!(pair.seen.free[BILLING].deliveries(), 4);
 }
 
 #[test]

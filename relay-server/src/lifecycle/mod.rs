@@ -1,0 +1,18 @@
+//! The pure rules of an event's life: what it is, the states of its deliveries, and what an
+//! attempt means for them. Nothing here does I/O or knows how things are stored or sent.
+
+mod event;
+
+mod delivery;
+
+mod attempt;
+
+mod retry;
+
+mod verdict;
+
+pub use attempt::{AttemptOutcome, AttemptReport};
+pub use delivery::{DeadReason, DeliveryState, EndReason};
+pub use event::{Event, Verification};
+pub use retry::RetryPolicy;
+pub use verdict::{History, Verdict, judge};

@@ -1,0 +1,246 @@
+//! The hot path: accept, hand out, settle.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use protocol::id::{DeliveryId, DestinationId, EventId, SourceId, TenantId};
+
+use super::StoreError;
+use crate::{
+    clock::Timestamp,
+    lifecycle::{AttemptReport, EndReason, Event, Verdict},
+};
+
+/// A destination with its tenant: every call of the store is scoped by tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestinationKey {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which one.
+    pub destination: DestinationId,
+}
+
+/// An event to accept.
+#[derive(Debug)]
+pub struct NewEvent {
+    /// The event. `event.provider_id` is the dedupe key, if there is one.
+    pub event: Event,
+    /// How long the provider's id is remembered from now. Ignored without one.
+    pub dedupe_window: Duration,
+    /// What is owed for it. Empty: no route matched; it is kept as unrouted.
+    pub deliveries: Vec<NewDelivery>,
+}
+
+/// A delivery to create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewDelivery {
+    /// Its name.
+    pub id: DeliveryId,
+    /// Where it goes.
+    pub destination: DestinationId,
+}
+
+/// What became of an event to accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// It is durable.
+    New,
+    /// The same provider id was accepted within the window; that acceptance is durable.
+    Duplicate {
+        /// The event accepted first.
+        first: EventId,
+        /// How many of its dead deliveries this repeat reopened.
+        reopened: u32,
+    },
+}
+
+/// How much one destination may hand out.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// Which destination.
+    pub key: DestinationKey,
+    /// Deliveries at most.
+    pub deliveries: u32,
+    /// Body bytes at most; the first delivery may be larger.
+    pub bytes: u64,
+    /// How long the leases last.
+    pub ttl: Duration,
+}
+
+/// The right to one attempt, as data: the store's incarnation and a counter that never repeats within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseToken {
+    /// Drawn at random when a store starts.
+    pub incarnation: u64,
+    /// Counts leases.
+    pub counter: u64,
+}
+
+impl fmt::Display for LeaseToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:x}", self.incarnation, self.counter)
+    }
+}
+
+impl FromStr for LeaseToken {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (incarnation, counter) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            incarnation: u64::from_str_radix(incarnation, 16).map_err(|_| ())?,
+            counter: u64::from_str_radix(counter, 16).map_err(|_| ())?,
+        })
+    }
+}
+
+/// What a lease is about, without the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// The right.
+    pub token: LeaseToken,
+    /// The destination, with its tenant.
+    pub key: DestinationKey,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The event.
+    pub event: EventId,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// When the first attempt of this delivery was handed out.
+    pub first_attempt_at: Timestamp,
+}
+
+/// One delivery handed out for one attempt.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// What it is about.
+    pub info: LeaseInfo,
+    /// What to deliver, checked against what was accepted.
+    pub event: Arc<Event>,
+}
+
+/// A lease that somebody claims to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The right.
+    pub token: LeaseToken,
+    /// The number of the attempt.
+    pub attempt: u32,
+}
+
+/// What became of a lease that an agent brings back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Adopted {
+    /// It is (again) the agent's.
+    Granted(LeaseInfo),
+    /// The delivery is settled, or another agent's.
+    Lost,
+}
+
+/// The outcome of an attempt and what it means.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The lease under which it was attempted.
+    pub token: LeaseToken,
+    /// The attempt.
+    pub attempt: AttemptReport,
+    /// What it means. `Deliver` settles an open delivery whoever holds the lease now; anything else
+    /// only counts from the holder of the lease.
+    pub verdict: Verdict,
+}
+
+/// What became of a settlement. Each of them is durable when it is returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The delivery is in the state of the verdict.
+    Applied,
+    /// It was settled before; nothing changed.
+    AlreadySettled,
+    /// A failure under a lease that is no longer valid; nothing changed.
+    LeaseLost,
+    /// No such delivery of this tenant (any more).
+    Unknown,
+}
+
+/// The hot path of a store.
+///
+/// # Errors
+///
+/// See [`StoreError`]; after `Indeterminate` from `settle` repeat it: it is idempotent.
+#[async_trait]
+pub trait Events: fmt::Debug + Send + Sync + 'static {
+    /// Accepts an event: the event, its deliveries and its dedupe key become durable in one atomic
+    /// step, before this returns. Concurrent repeats wait for the first and share its fate.
+    async fn append(&self, event: NewEvent) -> Result<Appended, StoreError>;
+
+    /// Hands out due deliveries in accept order, each under a fresh lease. Damaged events are
+    /// quarantined and reported, never handed out.
+    async fn claim(&self, wants: &[Want]) -> Result<Vec<Lease>, StoreError>;
+
+    /// Settles attempts; durable before this returns. One answer per settlement, in order.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError>;
+
+    /// Starts leases anew: each that is still valid lasts `ttl` from now. Also shortens.
+    async fn renew(&self, leases: &[Held], ttl: Duration) -> Result<(), StoreError>;
+
+    /// Returns leases unattempted: due at once, counting as no attempt. Invalid ones are ignored.
+    async fn release(&self, leases: &[Held]) -> Result<(), StoreError>;
+
+    /// Takes back what an agent still works on after a reconnect or a restart of the relay. A lease
+    /// that is still valid, or whose delivery is open and unleased, is the agent's (again) under the
+    /// token it holds.
+    async fn adopt(&self, leases: &[Held], ttl: Duration) -> Result<Vec<Adopted>, StoreError>;
+
+    /// Leases whose deadline has passed, for the caller to settle as lost. They stay unclaimable for
+    /// `hold`; unsettled ones are then returned again. At most `most`.
+    async fn take_expired(&self, hold: Duration, most: usize)
+    -> Result<Vec<LeaseInfo>, StoreError>;
+
+    /// The earliest time at which a delivery falls due or a lease expires, if any is known.
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Creates a new delivery of a stored event, or reopens the one that is dead. `None` if the
+    /// tenant has no such event.
+    async fn replay(
+        &self,
+        tenant: TenantId,
+        event: EventId,
+        delivery: NewDelivery,
+    ) -> Result<Option<DeliveryId>, StoreError>;
+
+    /// Ends one open delivery. False if it is not open.
+    async fn end(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+        reason: EndReason,
+    ) -> Result<bool, StoreError>;
+
+    /// Ends every open delivery of a destination.
+    async fn end_destination(
+        &self,
+        key: DestinationKey,
+        reason: EndReason,
+    ) -> Result<(), StoreError>;
+
+    /// Forgets remembered provider ids of a deleted source.
+    async fn forget_source(&self, tenant: TenantId, source: SourceId) -> Result<(), StoreError>;
+
+    /// The store's time.
+    fn now(&self) -> Timestamp;
+
+    /// Whether events can be accepted right now; the error says why not. For `/readyz`.
+    fn accepting(&self) -> Result<(), StoreError>;
+
+    /// Makes everything durable and stops. Later calls answer `Unavailable`.
+    async fn close(&self);
+}

@@ -1,0 +1,30 @@
+//! Where events become durable and deliveries wait.
+//!
+//! Three contracts, each a few verbs of the domain: [`Events`] is the hot path, [`Queries`] what
+//! people look at, [`Settings`] what they configured. One conformance suite defines what a backend
+//! must do; nothing above this module names a backend, only `relay.rs` does.
+//!
+//! The store owns time and leases. Expected outcomes are values; an error means broken
+//! infrastructure and says whether the change may have happened.
+
+mod due;
+
+mod error;
+
+mod events;
+
+mod queries;
+
+mod settings;
+
+pub use due::Due;
+pub use error::StoreError;
+pub use events::{
+    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,
+    NewEvent, Settled, Settlement, Want,
+};
+pub use queries::{
+    AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, EventDetail, EventFilter,
+    EventSummary, Page, Queries,
+};
+pub use settings::{Put, Resource, ResourceKind, Settings};
