@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
@@ -338,11 +338,23 @@ fn provider_id(
         })
 }
 
+/// Copies the fields into one allocation of their own, so that an event never keeps a connection's
+/// read buffer alive.
 fn to_headers(map: &HeaderMap) -> Headers {
-    let pair = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+    let length = map
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let mut whole = BytesMut::with_capacity(length);
+    for (name, value) in map {
+        whole.extend_from_slice(name.as_str().as_bytes());
+        whole.extend_from_slice(value.as_bytes());
+    }
+    let mut whole = whole.freeze();
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| {
         (
-            Bytes::copy_from_slice(name.as_str().as_bytes()),
-            Bytes::copy_from_slice(value.as_bytes()),
+            whole.split_to(name.as_str().len()),
+            whole.split_to(value.len()),
         )
     };
     Headers(map.iter().map(pair).collect())
