@@ -17,6 +17,14 @@ mod queries;
 
 mod settings;
 
+pub mod embedded;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+
 pub use due::Due;
 pub use error::StoreError;
 pub use events::{
