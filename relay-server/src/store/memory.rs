@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use protocol::id::{DeliveryId, DestinationId, EventId, SourceId, TenantId};
 
 use super::{
-    Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, DestinationKey, Depth,
-    Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo, LeaseToken,
-    NewDelivery, NewEvent, Page, Put, Queries, Resource, ResourceKind, Settings, Settled,
-    Settlement, StoreError, Want,
+    Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
+    DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
+    LeaseToken, NewDelivery, NewEvent, Page, Put, Queries, Resource, ResourceKind, Settings,
+    Settled, Settlement, StoreError, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -153,7 +153,13 @@ impl Row {
         self.lease = None;
     }
 
-    fn lease(&mut self, token: LeaseToken, attempt: u32, now: Timestamp, ttl: Duration) -> LeaseInfo {
+    fn lease(
+        &mut self,
+        token: LeaseToken,
+        attempt: u32,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> LeaseInfo {
         let info = LeaseInfo {
             token,
             key: self.key,
@@ -171,7 +177,9 @@ impl Row {
         if !self.state.is_open() {
             return Settled::AlreadySettled;
         }
-        let lease = self.lease.filter(|lease| lease.info.token == settlement.token);
+        let lease = self
+            .lease
+            .filter(|lease| lease.info.token == settlement.token);
         if settlement.verdict != Verdict::Deliver && lease.is_none() {
             return Settled::LeaseLost;
         }
@@ -520,7 +528,9 @@ impl Queries for Memory {
                     deliveries.next().is_none()
                 } else if filter.destination.is_some() || filter.state.is_some() {
                     deliveries.any(|row| {
-                        filter.destination.is_none_or(|it| it == row.key.destination)
+                        filter
+                            .destination
+                            .is_none_or(|it| it == row.key.destination)
                             && filter.state.is_none_or(|it| it == row.state)
                     })
                 } else {
@@ -580,7 +590,9 @@ impl Queries for Memory {
             .filter(|(_, row)| {
                 row.key.tenant == tenant
                     && filter.event.is_none_or(|it| it == row.event.id)
-                    && filter.destination.is_none_or(|it| it == row.key.destination)
+                    && filter
+                        .destination
+                        .is_none_or(|it| it == row.key.destination)
                     && filter.state.is_none_or(|it| it == row.state)
             })
             .map(|(seq, row)| (*seq, row.summary()))
@@ -614,8 +626,11 @@ impl Queries for Memory {
             if row.state.is_open() {
                 let received = row.event.received_at;
                 depth.open += 1;
-                depth.oldest_open =
-                    Some(depth.oldest_open.map_or(received, |oldest| oldest.min(received)));
+                depth.oldest_open = Some(
+                    depth
+                        .oldest_open
+                        .map_or(received, |oldest| oldest.min(received)),
+                );
             } else if row.state == DeliveryState::Dead {
                 depth.dead += 1;
             }

@@ -139,7 +139,9 @@ pub async fn fan_out_owes_every_destination(stage: &mut Stage) {
     assert_eq!(stage.store.events.append(new).await, Ok(Appended::New));
 
     let here = stage.claim_one().await;
-    stage.settle(&here, crate::lifecycle::Verdict::Deliver).await;
+    stage
+        .settle(&here, crate::lifecycle::Verdict::Deliver)
+        .await;
     stage.pause().await;
     assert!(stage.claim(1).await.is_empty());
     let there = stage.claim_from(OTHER_QUEUE, 5).await;

@@ -23,7 +23,10 @@ fn source(id: u128, name: &str) -> Resource {
 pub async fn a_resource_is_stored_replaced_and_removed(stage: &mut Stage) {
     let settings = stage.store.settings.clone();
     let later = source(1, "later");
-    assert_eq!(settings.put(source(2, "first"), None).await, Ok(Put::Stored(1)));
+    assert_eq!(
+        settings.put(source(2, "first"), None).await,
+        Ok(Put::Stored(1))
+    );
     assert_eq!(settings.put(later, None).await, Ok(Put::Stored(1)));
     stage.clock.advance(std::time::Duration::from_secs(1));
     let changed = source(2, "renamed");
@@ -66,17 +69,32 @@ pub async fn names_are_unique_among_the_living(stage: &mut Stage) {
         tenant: None,
         ..source(5, "shop")
     };
-    assert_eq!(settings.put(source(1, "shop"), None).await, Ok(Put::Stored(1)));
-    assert_eq!(settings.put(source(2, "shop"), None).await, Ok(Put::NameTaken));
+    assert_eq!(
+        settings.put(source(1, "shop"), None).await,
+        Ok(Put::Stored(1))
+    );
+    assert_eq!(
+        settings.put(source(2, "shop"), None).await,
+        Ok(Put::NameTaken)
+    );
     assert_eq!(settings.put(foreign, None).await, Ok(Put::Stored(1)));
     assert_eq!(settings.put(operators, None).await, Ok(Put::Stored(1)));
     assert_eq!(settings.put(also_operators, None).await, Ok(Put::NameTaken));
-    assert_eq!(settings.put(source(2, "bar"), None).await, Ok(Put::Stored(1)));
-    assert_eq!(settings.put(source(2, "shop"), Some(1)).await, Ok(Put::NameTaken));
+    assert_eq!(
+        settings.put(source(2, "bar"), None).await,
+        Ok(Put::Stored(1))
+    );
+    assert_eq!(
+        settings.put(source(2, "shop"), Some(1)).await,
+        Ok(Put::NameTaken)
+    );
 
     let kind = ResourceKind::Source;
     assert_eq!(settings.remove(kind, 1).await, Ok(true));
-    assert_eq!(settings.put(source(2, "shop"), Some(1)).await, Ok(Put::Stored(2)));
+    assert_eq!(
+        settings.put(source(2, "shop"), Some(1)).await,
+        Ok(Put::Stored(2))
+    );
 }
 
 /// Who changes what somebody else changed is told.

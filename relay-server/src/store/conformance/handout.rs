@@ -124,14 +124,20 @@ pub async fn a_released_delivery_counts_no_attempt(stage: &mut Stage) {
 
     stage.clock.advance(TTL);
     let again = stage.claim_one().await;
-    assert_eq!(again.info.delivery, first.info.delivery, "it keeps its place");
+    assert_eq!(
+        again.info.delivery, first.info.delivery,
+        "it keeps its place"
+    );
     assert_eq!(again.info.attempt, 1);
     assert_eq!(again.info.first_attempt_at, stage.clock.now());
     assert_ne!(again.info.token, first.info.token);
 
     events.release(&[held(&first)]).await.unwrap();
     let next = stage.claim_one().await;
-    assert_ne!(next.info.delivery, first.info.delivery, "the old lease is void");
+    assert_ne!(
+        next.info.delivery, first.info.delivery,
+        "the old lease is void"
+    );
 }
 
 /// An agent that returns goes on under its token, also after a restart.
@@ -160,7 +166,10 @@ pub async fn a_holder_takes_its_lease_back(stage: &mut Stage) {
     };
     let retry = stage.retry_in(0);
     assert_eq!(stage.settle(&lease, retry).await, Settled::Applied);
-    assert_eq!(stage.settle(&next, Verdict::Deliver).await, Settled::Applied);
+    assert_eq!(
+        stage.settle(&next, Verdict::Deliver).await,
+        Settled::Applied
+    );
     let adopted = stage
         .store
         .events
@@ -188,7 +197,10 @@ pub async fn a_backlog_larger_than_memory_is_handed_out_in_order(stage: &mut Sta
         assert!(!leases.is_empty(), "{} were handed out", claimed.len());
         for lease in leases {
             claimed.push(lease.info.delivery);
-            assert_eq!(stage.settle(&lease, Verdict::Deliver).await, Settled::Applied);
+            assert_eq!(
+                stage.settle(&lease, Verdict::Deliver).await,
+                Settled::Applied
+            );
             if extra > 0 {
                 extra -= 1;
                 accepted.push(stage.accept().await.1);

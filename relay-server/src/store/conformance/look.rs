@@ -21,7 +21,11 @@ pub async fn events_are_paged_newest_first(stage: &mut Stage) {
     let mut cursor = None;
     loop {
         let filter = EventFilter::default();
-        let page = stage.store.queries.events(TENANT, &filter, cursor, 10).await;
+        let page = stage
+            .store
+            .queries
+            .events(TENANT, &filter, cursor, 10)
+            .await;
         let page = page.unwrap();
         assert!(page.rows.len() <= 10);
         seen.extend(page.rows.iter().map(|row| row.id));
@@ -138,7 +142,11 @@ pub async fn deliveries_are_filtered(stage: &mut Stage) {
         };
         assert_eq!(only(by_state).await, expected, "{state}");
     }
-    let page = stage.store.queries.deliveries(TENANT, &all(), None, 1).await;
+    let page = stage
+        .store
+        .queries
+        .deliveries(TENANT, &all(), None, 1)
+        .await;
     let page = page.unwrap();
     let next = stage
         .store

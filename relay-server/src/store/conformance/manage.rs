@@ -55,7 +55,10 @@ pub async fn replay_of_a_delivered_event_makes_a_new_delivery(stage: &mut Stage)
     let again = stage.claim_one().await;
     assert_eq!((again.info.delivery, again.info.attempt), (new.id, 1));
     assert_eq!(*again.event, *lease.event);
-    assert_eq!(stage.settle(&again, Verdict::Deliver).await, Settled::Applied);
+    assert_eq!(
+        stage.settle(&again, Verdict::Deliver).await,
+        Settled::Applied
+    );
     let detail = stage.store.queries.event(TENANT, event).await;
     let ids: Vec<_> = detail
         .unwrap()

@@ -63,8 +63,9 @@ impl Backend {
 }
 
 /// Opens a store on the same data as before.
-pub type Open =
-    Box<dyn FnMut(Arc<ManualClock>, Arc<Due>) -> Pin<Box<dyn Future<Output = Backend> + Send>> + Send>;
+pub type Open = Box<
+    dyn FnMut(Arc<ManualClock>, Arc<Due>) -> Pin<Box<dyn Future<Output = Backend> + Send>> + Send,
+>;
 
 /// A store, the clock that it obeys, and what a case needs to tell its story.
 pub struct Stage {
@@ -74,7 +75,8 @@ pub struct Stage {
     pub due: Arc<Due>,
     /// The store.
     pub store: Backend,
-    reopen: Option<Open>,
+    open: Open,
+    restarts: bool,
     made: u128,
 }
 
@@ -124,16 +126,17 @@ impl Stage {
             clock,
             due,
             store,
-            reopen: restarts.then_some(open),
+            open,
+            restarts,
             made: 0,
         }
     }
 
     /// A moment after which only what is durable is left.
     pub async fn pause(&mut self) {
-        if let Some(open) = &mut self.reopen {
+        if self.restarts {
             self.store.events.close().await;
-            self.store = open(self.clock.clone(), self.due.clone()).await;
+            self.store = (self.open)(self.clock.clone(), self.due.clone()).await;
         }
     }
 
@@ -233,7 +236,11 @@ impl Stage {
 
     /// What an agent reports and what it means.
     pub fn settlement(&mut self, lease: &Lease, verdict: Verdict) -> Settlement {
-        let status = if verdict == Verdict::Deliver { 200 } else { 500 };
+        let status = if verdict == Verdict::Deliver {
+            200
+        } else {
+            500
+        };
         Settlement {
             tenant: lease.info.key.tenant,
             delivery: lease.info.delivery,

@@ -13,7 +13,10 @@ use crate::{
 pub async fn a_delivered_delivery_is_never_handed_out_again(stage: &mut Stage) {
     let (_, delivery) = stage.accept().await;
     let lease = stage.claim_one().await;
-    assert_eq!(stage.settle(&lease, Verdict::Deliver).await, Settled::Applied);
+    assert_eq!(
+        stage.settle(&lease, Verdict::Deliver).await,
+        Settled::Applied
+    );
     assert_eq!(stage.state(delivery).await, Some(DeliveryState::Delivered));
 
     stage.pause().await;
@@ -40,7 +43,10 @@ pub async fn a_retry_waits_and_counts(stage: &mut Stage) {
     assert!(stage.claim(1).await.is_empty());
     stage.clock.advance(Duration::from_millis(1));
     let again = stage.claim_one().await;
-    assert_eq!((again.info.attempt, again.info.first_attempt_at), (2, first));
+    assert_eq!(
+        (again.info.attempt, again.info.first_attempt_at),
+        (2, first)
+    );
     assert_eq!(stage.settle(&again, die()).await, Settled::Applied);
     assert_eq!(stage.state(delivery).await, Some(DeliveryState::Dead));
 }
@@ -128,7 +134,10 @@ pub async fn a_stale_success_settles(stage: &mut Stage) {
     stage.accept().await;
     let lease = stage.claim_one().await;
     stage.pause().await;
-    assert_eq!(stage.settle(&lease, Verdict::Deliver).await, Settled::Applied);
+    assert_eq!(
+        stage.settle(&lease, Verdict::Deliver).await,
+        Settled::Applied
+    );
 }
 
 /// A repeated receipt is answered and changes nothing.
@@ -140,10 +149,7 @@ pub async fn settling_twice_changes_nothing(stage: &mut Stage) {
     let settled = events
         .settle(vec![settlement.clone(), settlement.clone()])
         .await;
-    assert_eq!(
-        settled,
-        Ok(vec![Settled::Applied, Settled::AlreadySettled])
-    );
+    assert_eq!(settled, Ok(vec![Settled::Applied, Settled::AlreadySettled]));
     stage.pause().await;
     let settled = stage.store.events.settle(vec![settlement]).await;
     assert_eq!(settled, Ok(vec![Settled::AlreadySettled]));

@@ -141,7 +141,10 @@ impl Core {
         Ok(reopened)
     }
 
-    async fn dead_of(self: &Arc<Self>, event_seq: u64) -> Result<Vec<super::desk::Owed>, StoreError> {
+    async fn dead_of(
+        self: &Arc<Self>,
+        event_seq: u64,
+    ) -> Result<Vec<super::desk::Owed>, StoreError> {
         let rows = self
             .projection
             .read(move |connection| queries::owed_of_events(connection, event_seq, event_seq + 1))

@@ -177,7 +177,7 @@ impl Memory {
                 "a tenant has more provider ids than are remembered; the oldest are forgotten"
             );
         }
-        self.sweep_at = (self.count * 2).clamp(SWEEP_MIN, most.max(1));
+        self.sweep_at = (self.count * 2).max(SWEEP_MIN).min(most);
     }
 
     fn retain(&mut self, keep: impl Fn(&Known) -> bool) {
@@ -267,7 +267,10 @@ mod tests {
 
         assert!(matches!(look(&dedupe, "a", Timestamp(1999)), Looked::Found(it) if it == at(2000)));
         assert!(matches!(look(&dedupe, "b", NOW), Looked::Free(_)));
-        assert!(matches!(look(&dedupe, "a", Timestamp(2000)), Looked::Free(_)));
+        assert!(matches!(
+            look(&dedupe, "a", Timestamp(2000)),
+            Looked::Free(_)
+        ));
     }
 
     #[test]
@@ -289,7 +292,10 @@ mod tests {
             panic!("not in flight");
         };
         drop(second);
-        assert!(matches!(*waiting.borrow(), Some(Err(StoreError::Overloaded { .. }))));
+        assert!(matches!(
+            *waiting.borrow(),
+            Some(Err(StoreError::Overloaded { .. }))
+        ));
     }
 
     #[test]

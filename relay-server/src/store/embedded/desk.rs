@@ -456,12 +456,7 @@ impl Desks {
     }
 
     /// Gives a lease back to its holder; `None` if the delivery is not in memory.
-    pub(crate) fn adopt(
-        &mut self,
-        held: &Held,
-        now: Timestamp,
-        ttl: Duration,
-    ) -> Option<Adopted> {
+    pub(crate) fn adopt(&mut self, held: &Held, now: Timestamp, ttl: Duration) -> Option<Adopted> {
         if let Some(lease) = self.held(held) {
             self.extend(held.delivery, now.after(ttl));
             return Some(Adopted::Granted(lease.info));
@@ -668,13 +663,7 @@ impl Desks {
     }
 
     /// All that was owed up to `applied` is known; what came since is in `loading`.
-    fn join_tail(
-        &mut self,
-        key: DestinationKey,
-        applied: u64,
-        loading: &Loading,
-        now: Timestamp,
-    ) {
+    fn join_tail(&mut self, key: DestinationKey, applied: u64, loading: &Loading, now: Timestamp) {
         let window = self.limits.window;
         let desk = desk_at(&mut self.desks, key);
         desk.window_end = desk.window_end.max(applied.min(desk.last));

@@ -177,12 +177,7 @@ impl Core {
         Ok(adopted.into_iter().map(lost).collect())
     }
 
-    fn adopt_listed(
-        &self,
-        leases: &[Held],
-        now: Timestamp,
-        ttl: Duration,
-    ) -> Vec<Option<Adopted>> {
+    fn adopt_listed(&self, leases: &[Held], now: Timestamp, ttl: Duration) -> Vec<Option<Adopted>> {
         let mut desks = self.desks();
         leases
             .iter()

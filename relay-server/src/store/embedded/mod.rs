@@ -40,11 +40,11 @@ use std::{
 use async_trait::async_trait;
 use protocol::id::{DeliveryId, EventId, SourceId, TenantId};
 
+use self::core::Core;
 pub use self::{
     journal::fs::{JournalFile, JournalFs},
     open::OpenError,
 };
-use self::core::Core;
 use super::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewDelivery, NewEvent, Put,
     Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
@@ -108,6 +108,11 @@ fn stop(core: &Core, threads: &Mutex<Vec<JoinHandle<()>>>) {
     }
     core.projection.close_readers();
     core.space.give_back();
+    // Only now may another relay open it.
+    core.lock
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
 }
 
 impl Drop for Embedded {

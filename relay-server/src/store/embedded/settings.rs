@@ -216,7 +216,9 @@ fn put(
             transaction.commit()?;
             Ok(Put::Stored(version))
         }
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+        Err(error)
+            if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+        {
             Ok(Put::NameTaken)
         }
         Err(error) => Err(error),

@@ -82,10 +82,7 @@ impl Core {
         settlement: Settlement,
     ) -> Result<Result<(Settle, crate::store::LeaseToken), Settled>, StoreError> {
         let _lookup = self.lookup();
-        let Some((state, owed)) = self
-            .find(settlement.tenant, settlement.delivery)
-            .await?
-        else {
+        let Some((state, owed)) = self.find(settlement.tenant, settlement.delivery).await? else {
             return Ok(Err(Settled::Unknown));
         };
         if !state.is_open() {

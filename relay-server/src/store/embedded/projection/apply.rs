@@ -366,7 +366,13 @@ impl Batch<'_> {
                 id: requeue.id,
                 destination: requeue.key.destination,
             };
-            self.create(change, requeue.key, &delivery, change.seq, requeue.event_seq);
+            self.create(
+                change,
+                requeue.key,
+                &delivery,
+                change.seq,
+                requeue.event_seq,
+            );
         }
         Ok(())
     }
@@ -486,6 +492,5 @@ pub(super) fn state_number(state: DeliveryState) -> i64 {
 /// What [`state_number`] made.
 pub(super) fn state_of(number: i64) -> Option<DeliveryState> {
     let all = DeliveryState::ALL;
-    all.into_iter()
-        .find(|state| state_number(*state) == number)
+    all.into_iter().find(|state| state_number(*state) == number)
 }

@@ -120,7 +120,10 @@ impl Projector {
                 }
             }
         }
-        if let Err(cause) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        if let Err(cause) = self
+            .connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        {
             error!(%cause, "could not fold the projection's log");
         }
     }
@@ -159,9 +162,8 @@ impl Projection {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let patient = |queue: &mut Queue| {
-            !(queue.wanted || queue.closed || queue.changes.len() >= BATCH_MAX)
-        };
+        let patient =
+            |queue: &mut Queue| !(queue.wanted || queue.closed || queue.changes.len() >= BATCH_MAX);
         let (mut queue, _) = self
             .arrived
             .wait_timeout_while(queue, LINGER, patient)

@@ -53,7 +53,10 @@ fn before(after: Option<&Cursor>) -> u64 {
         return i64::MAX as u64;
     };
     let bytes = URL_SAFE_NO_PAD.decode(&cursor.0).unwrap_or_default();
-    bytes.try_into().map_or(0, u64::from_be_bytes).min(i64::MAX as u64)
+    bytes
+        .try_into()
+        .map_or(0, u64::from_be_bytes)
+        .min(i64::MAX as u64)
 }
 
 /// Conditions of a `WHERE` with their values.
@@ -114,10 +117,7 @@ pub(crate) fn events(
         "e.event_type = ?",
         filter.event_type.clone().map(Value::Text),
     );
-    conditions.and(
-        "e.received_at >= ?",
-        filter.since.map(|at| int_value(at.0)),
-    );
+    conditions.and("e.received_at >= ?", filter.since.map(|at| int_value(at.0)));
     conditions.and("e.received_at < ?", filter.until.map(|at| int_value(at.0)));
     let mut of_delivery = Conditions::new("d.event_seq = e.seq", Vec::new());
     of_delivery.and(
@@ -209,10 +209,9 @@ pub(crate) fn event(
 ) -> rusqlite::Result<Option<(u64, Position, Vec<DeliverySummary>)>> {
     let found = connection
         .prepare_cached("SELECT seq, position FROM events WHERE id = ? AND tenant = ?")?
-        .query_row(
-            params![blob(id.as_u128()), blob(tenant.as_u128())],
-            |row| Ok((row.get(0)?, Position::unpack(row.get(1)?))),
-        )
+        .query_row(params![blob(id.as_u128()), blob(tenant.as_u128())], |row| {
+            Ok((row.get(0)?, Position::unpack(row.get(1)?)))
+        })
         .optional()?;
     let Some((seq, position)) = found else {
         return Ok(None);
