@@ -29,14 +29,58 @@ pub const RESPONSE_START_BYTES_MAX: usize = 16 * 1024;
 /// Destinations one agent may serve in one session.
 pub const DESTINATIONS_MAX: usize = 256;
 
-/// Leases an agent may name in one Hello, Renew or Release.
-pub const LEASES_PER_FRAME_MAX: usize = 4096;
+/// Attempts one Hello, Renew, Release or Confirm may name.
+pub const LEASES_PER_FRAME_MAX: usize = 1024;
+
+/// Longest lease token, in bytes of plain ASCII.
+pub const LEASE_BYTES_MAX: usize = 96;
+
+/// Longest name of a destination or source, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// Longest text for people in a frame (`detail`, `reason`, an agent's name), in bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// Longest reason of a close, in bytes, so that it fits in a WebSocket close frame.
+pub const CLOSE_REASON_BYTES_MAX: usize = 120;
+
+/// Largest request or response head the protocol carries: method, target, names and values
+/// together, in bytes. JSON may write each byte as six.
+pub const HEAD_BYTES_MAX: usize = 40 * 1024;
+
+/// Response headers a receipt reports back, names and values together, in bytes.
+pub const RECEIPT_HEADERS_BYTES_MAX: usize = 8 * 1024;
 
 /// Deliveries one destination may have in flight in one session.
 pub const WINDOW_DELIVERIES_MAX: u64 = 4096;
 
+/// Body bytes one destination may have in flight in one session.
+pub const WINDOW_BYTES_MAX: u64 = 1 << 40;
+
+/// What has been freed is granted again at once when it is a quarter of the window, else after this long.
+pub const CREDIT_DELAY_MAX: Duration = Duration::from_millis(20);
+
+/// Receipts an agent keeps unconfirmed before it stops granting credit.
+pub const UNCONFIRMED_MAX: usize = 8192;
+
+/// Response bytes in unconfirmed receipts before an agent stops granting credit.
+pub const UNCONFIRMED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Outputs that may wait in a machine when another frame is taken. A driver that drains holds far
+/// fewer; a peer that is never read and never stops talking reaches it.
+pub const OUTPUTS_MAX: usize = 16 * 1024;
+
 /// How often either side asks whether the other is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The shortest heartbeat interval either side keeps, whatever it is asked for.
+pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Heartbeats a peer may send each second in the long run.
+pub const PINGS_PER_SECOND_MAX: u32 = 20;
+
+/// Heartbeats a peer may send at once, as after a stall of the network.
+pub const PINGS_AT_ONCE_MAX: u32 = 64;
 
 /// An unanswered heartbeat makes the agent dial afresh beside the old link after this long.
 pub const HEARTBEAT_ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -50,6 +94,9 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long an unconfirmed receipt rests before it is sent again on the same session.
 pub const RECEIPT_RESEND_AFTER: Duration = Duration::from_secs(10);
 
+/// When to connect again after a broken rule or a replaced session.
+pub const RETRY_AFTER_TROUBLE: Duration = Duration::from_secs(5);
+
 /// How long a session that ended without Bye keeps its leases for the agent's return.
 pub const GRACE: Duration = Duration::from_secs(30);
 
@@ -60,3 +107,10 @@ const _: () = assert!(HEARTBEAT_INTERVAL.as_secs() * 3 <= SILENCE_MAX.as_secs())
 const _: () = assert!(HEARTBEAT_ANSWER_MAX.as_millis() < HEARTBEAT_INTERVAL.as_millis());
 const _: () = assert!(LEASE_MARGIN.as_secs() > SILENCE_MAX.as_secs());
 const _: () = assert!(RESPONSE_START_BYTES_MAX <= CHUNK_BYTES_MAX);
+const _: () = assert!(HEAD_BYTES_MAX * 6 + 4 * TEXT_BYTES_MAX < HEADER_BYTES_MAX);
+const _: () = assert!(
+    LEASES_PER_FRAME_MAX * (LEASE_BYTES_MAX + 80) + DESTINATIONS_MAX * (NAME_BYTES_MAX + 80)
+        < HEADER_BYTES_MAX
+);
+const _: () = assert!(RECEIPT_HEADERS_BYTES_MAX <= HEAD_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_INTERVAL_MIN.as_millis() * PINGS_PER_SECOND_MAX as u128 >= 1000);

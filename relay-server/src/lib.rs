@@ -2,7 +2,11 @@
 //!
 //! The modules stand in the order of the journey of an event. `docs/ARCHITECTURE.md` is the map.
 
+pub mod config;
+
 pub mod listener;
+
+pub mod ingress;
 
 pub mod verify;
 
@@ -12,7 +16,25 @@ pub mod store;
 
 pub mod dispatch;
 
+pub mod session;
+
 pub mod settle;
+
+pub mod tenancy;
+
+pub mod api;
+
+pub mod relay;
+
+pub mod problem;
+
+pub mod telemetry;
+
+pub mod shutdown;
+
+pub mod args;
+
+pub mod command;
 
 pub mod clock;
 

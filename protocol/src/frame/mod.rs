@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// An opaque right to one attempt. Only failures are judged by it: see `docs/PROTOCOL.md`.
 ///
 /// The relay makes it of its store's incarnation and a counter; agents repeat it and never look inside.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeaseToken(pub String);
 
@@ -43,4 +43,33 @@ pub struct Ping {
 pub struct Pong {
     /// The number of the ping that is answered.
     pub nonce: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_body_and_no_header_value() {
+        let secret = Bytes::from_static(b"hunter2");
+        let chunk = Chunk {
+            delivery: crate::id::DeliveryId::from_u128(1),
+            lease: LeaseToken(String::new()),
+            offset: 0,
+            part: secret.clone(),
+        };
+        let head = RequestHead {
+            method: "POST".to_owned(),
+            target: "/?token=hunter2".to_owned(),
+            headers: Headers(vec![("authorization".into(), secret)]),
+        };
+        let shown = format!("{chunk:?} {head:?}");
+
+        assert!(
+            shown.contains("authorization") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
 }

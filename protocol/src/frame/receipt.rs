@@ -1,16 +1,21 @@
 //! What an agent reports about an attempt.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Headers, LeaseToken};
-use crate::id::DeliveryId;
+use super::{Headers, LeaseToken, Settled};
+use crate::{
+    id::DeliveryId,
+    limits::{RECEIPT_HEADERS_BYTES_MAX, RESPONSE_START_BYTES_MAX, TEXT_BYTES_MAX},
+};
 
 /// The outcome of one attempt. Sent again until the relay confirms it.
 ///
 /// The body of the frame is the start of the service's response, at most
 /// [`crate::limits::RESPONSE_START_BYTES_MAX`] bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The delivery that was attempted.
     pub delivery: DeliveryId,
@@ -25,6 +30,41 @@ pub struct Receipt {
     /// The start of the response body.
     #[serde(skip)]
     pub response_start: Bytes,
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("delivery", &self.delivery)
+            .field("lease", &self.lease)
+            .field("attempt", &self.attempt)
+            .field("outcome", &self.outcome)
+            .field("elapsed_ms", &self.elapsed_ms)
+            .field("response_start_bytes", &self.response_start.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Receipt {
+    /// What a Confirm calls it.
+    pub fn key(&self) -> Settled {
+        Settled {
+            delivery: self.delivery,
+            attempt: self.attempt,
+        }
+    }
+
+    /// Cuts what is longer than a receipt may be: the response start, the headers that no longer fit,
+    /// and `detail`.
+    pub fn clip(&mut self) {
+        self.response_start.truncate(RESPONSE_START_BYTES_MAX);
+        match &mut self.outcome {
+            Outcome::Answered { headers, .. } => headers.clip(RECEIPT_HEADERS_BYTES_MAX),
+            Outcome::Failed { detail, .. } => {
+                detail.truncate(detail.floor_char_boundary(TEXT_BYTES_MAX));
+            }
+        }
+    }
 }
 
 /// What came of an attempt.

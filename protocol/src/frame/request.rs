@@ -1,5 +1,7 @@
 //! The webhook as it is relayed.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeSeq};
 
@@ -7,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::Serialize
 ///
 /// On the wire a list of `[name, value]` pairs. A value is bytes, not text; each byte becomes the
 /// character of the same number (ISO 8859-1), so that any value survives JSON unchanged.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(Bytes, Bytes)>);
 
 impl Headers {
@@ -33,6 +35,26 @@ impl Headers {
             .iter()
             .map(|(name, value)| name.len() + value.len())
             .sum()
+    }
+
+    /// Drops every field with which names and values together would exceed this many bytes.
+    pub fn clip(&mut self, bytes_max: usize) {
+        let mut bytes = 0;
+        self.0.retain(|(name, value)| {
+            let fits = name.len() + value.len() <= bytes_max - bytes;
+            if fits {
+                bytes += name.len() + value.len();
+            }
+            fits
+        });
+    }
+}
+
+/// Names only: values hold signatures and credentials.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|(name, _)| name);
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -82,7 +104,7 @@ fn bytes(text: String) -> Option<Bytes> {
 }
 
 /// Everything of a request but its body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestHead {
     /// The method, as received.
     pub method: String,
@@ -90,4 +112,14 @@ pub struct RequestHead {
     pub target: String,
     /// All header fields the relay received, hop-by-hop ones included; the agent removes those.
     pub headers: Headers,
+}
+
+/// Without the target: queries hold secrets.
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }

@@ -1,5 +1,7 @@
 //! Frames from the relay to an agent.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +84,7 @@ pub struct ListenedSource {
 ///
 /// The body of the frame is the start of the event's body: all of it if it fits in
 /// [`crate::limits::CHUNK_BYTES_MAX`], else exactly that much, and the rest follows in chunks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The obligation.
     pub delivery: DeliveryId,
@@ -125,8 +127,21 @@ pub struct Offer {
     pub body: Bytes,
 }
 
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("delivery", &self.delivery)
+            .field("event", &self.event)
+            .field("lease", &self.lease)
+            .field("attempt", &self.attempt)
+            .field("destination", &self.destination)
+            .field("body_bytes", &self.body_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// More of the body of an offer. Chunks of different deliveries may interleave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// The delivery whose body goes on.
     pub delivery: DeliveryId,
@@ -137,6 +152,17 @@ pub struct Chunk {
     /// The part.
     #[serde(skip)]
     pub part: Bytes,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("delivery", &self.delivery)
+            .field("lease", &self.lease)
+            .field("offset", &self.offset)
+            .field("part_bytes", &self.part.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Receipts that are settled and synced.

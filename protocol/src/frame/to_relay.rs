@@ -1,5 +1,7 @@
 //! Frames from an agent to the relay.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,7 +65,7 @@ pub struct OfferedDestination {
 }
 
 /// An attempt an agent holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Held {
     /// The delivery.
     pub delivery: DeliveryId,
@@ -100,7 +102,7 @@ pub struct Credit {
 }
 
 /// Part of a service's response (sync mode). The first one precedes or accompanies the receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseChunk {
     /// The delivery whose response it is.
     pub delivery: DeliveryId,
@@ -117,6 +119,19 @@ pub struct ResponseChunk {
     /// The part.
     #[serde(skip)]
     pub part: Bytes,
+}
+
+impl fmt::Debug for ResponseChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseChunk")
+            .field("delivery", &self.delivery)
+            .field("lease", &self.lease)
+            .field("head", &self.head)
+            .field("offset", &self.offset)
+            .field("last", &self.last)
+            .field("part_bytes", &self.part.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Everything of a response but its body.

@@ -1,16 +1,23 @@
 //! The agent's end of a session.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
-use super::{Close, Violation, Window};
+use super::{
+    Close, CloseCode, Violation, Window, check::clip_in_place, heartbeat::Heartbeat,
+    transfer::Incoming, unconfirmed::Unconfirmed, window::Intake,
+};
 use crate::{
     frame::{
-        Cancel, Held, Listen, Offer, Receipt, ResponseChunk, ResponseCredit, Settled, ToAgent,
-        ToRelay, Welcome,
+        Bye, Cancel, Held, LeaseToken, Listen, Offer, Receipt, ResponseChunk, ResponseCredit,
+        Settled, ToAgent, ToRelay, Welcome,
     },
     id::{AgentId, DeliveryId},
+    limits::{CHUNK_BYTES_MAX, HANDSHAKE_MAX, OUTPUTS_MAX},
 };
 
 /// What the agent brings to a session.
@@ -48,7 +55,8 @@ pub enum AgentOutput {
     },
     /// Receipts that the relay has settled durably: forget them.
     Confirmed(Vec<Settled>),
-    /// An attempt that is no longer wanted.
+    /// An attempt that is no longer wanted: answer with `finish` or `release`. If its body was not
+    /// complete it is released already, and no more of it comes.
     Cancel(Cancel),
     /// More of a response may be sent (sync mode).
     ResponseCredit(ResponseCredit),
@@ -61,26 +69,134 @@ pub enum AgentOutput {
     },
     /// A heartbeat was answered.
     Rtt(Duration),
-    /// A heartbeat stayed unanswered for [`crate::limits::HEARTBEAT_ANSWER_MAX`]: dial afresh beside this link.
+    /// A heartbeat stayed unanswered for [`crate::limits::HEARTBEAT_ANSWER_MAX`] and nothing else was
+    /// heard meanwhile: dial afresh beside this link. Once, until a heartbeat is answered again.
     Suspect,
     /// Close the connection.
     Close(Close),
 }
 
+mod take;
+
+mod send;
+
 /// The agent's end of a session.
 #[derive(Debug)]
-pub struct AgentSession {}
+pub struct AgentSession {
+    config: AgentConfig,
+    /// The latest instant that was passed in.
+    now: Instant,
+    phase: Phase,
+    is_draining: bool,
+    end: End,
+    intakes: BTreeMap<String, Intake>,
+    /// When credit that was not urgent is granted.
+    credit_due: Option<Instant>,
+    /// Attempts in hand.
+    held: BTreeMap<(DeliveryId, LeaseToken), Attempt>,
+    unconfirmed: Unconfirmed,
+    /// Short frames and news for the driver, in order.
+    outputs: VecDeque<AgentOutput>,
+    /// Receipts and responses in order; they may be long, so short frames overtake them.
+    reports: VecDeque<Report>,
+}
+
+/// How far the session has come.
+#[derive(Debug)]
+enum Phase {
+    /// Hello was not polled yet.
+    New { until: Instant },
+    /// Waits for Welcome.
+    Greeting { until: Instant, released: Vec<Held> },
+    /// Serves.
+    Open(Heartbeat),
+}
+
+/// Whether and how the session ends.
+#[derive(Debug)]
+enum End {
+    NotYet,
+    /// Close once the outputs are drained.
+    Queued {
+        bye: Option<Bye>,
+        close: Close,
+    },
+    Done,
+}
+
+/// An attempt in hand.
+#[derive(Debug)]
+struct Attempt {
+    number: u32,
+    /// Whose window it fills, if that is known.
+    destination: Option<String>,
+    body: Incoming,
+}
+
+#[derive(Debug)]
+enum Report {
+    Receipt(Settled),
+    Response(ResponseChunk),
+}
 
 impl AgentSession {
     /// Starts a session on a fresh connection: queues Hello, naming the attempts still `holding`,
     /// and after Welcome every receipt of `unconfirmed`.
     pub fn new(
-        _config: AgentConfig,
-        _holding: Vec<Held>,
-        _unconfirmed: Vec<Receipt>,
-        _now: Instant,
+        config: AgentConfig,
+        holding: Vec<Held>,
+        unconfirmed: Vec<Receipt>,
+        now: Instant,
     ) -> Self {
-        todo!()
+        let intakes = config
+            .destinations
+            .iter()
+            .map(|(name, window)| (name.clone(), Intake::new(*window)))
+            .collect();
+        let held = holding.into_iter().map(|held| {
+            let attempt = Attempt {
+                number: held.attempt,
+                destination: None,
+                body: Incoming::whole(0),
+            };
+            ((held.delivery, held.lease), attempt)
+        });
+        let mut session = Self {
+            config,
+            now,
+            phase: Phase::New {
+                until: now + HANDSHAKE_MAX,
+            },
+            is_draining: false,
+            end: End::NotYet,
+            intakes,
+            credit_due: None,
+            held: held.collect(),
+            unconfirmed: Unconfirmed::default(),
+            outputs: VecDeque::new(),
+            reports: VecDeque::new(),
+        };
+        for receipt in unconfirmed {
+            session.keep(receipt);
+        }
+        session
+    }
+
+    /// Counts an attempt of `holding` against the window of its destination, so that a reconnect does
+    /// not add a whole window to what is still in hand. Between [`Self::new`] and the first
+    /// [`Self::poll_output`]; optional.
+    pub fn charge(&mut self, held: &Held, destination: &str, body_bytes: u64) {
+        let key = (held.delivery, held.lease.clone());
+        let (Some(attempt), Some(intake)) =
+            (self.held.get_mut(&key), self.intakes.get_mut(destination))
+        else {
+            return;
+        };
+        if attempt.destination.is_none() && matches!(self.phase, Phase::New { .. }) {
+            attempt.destination = Some(destination.to_owned());
+            attempt.body = Incoming::whole(body_bytes);
+            intake.hold(body_bytes);
+        }
     }
 
     /// Takes a frame from the relay.
@@ -88,64 +204,224 @@ impl AgentSession {
     /// # Errors
     ///
     /// A [`Violation`]; Close is already queued, so the driver only drains the outputs.
-    pub fn handle_frame(&mut self, _frame: ToAgent, _now: Instant) -> Result<(), Violation> {
-        todo!()
+    pub fn handle_frame(&mut self, frame: ToAgent, now: Instant) -> Result<(), Violation> {
+        if self.is_ended() {
+            return Ok(());
+        }
+        self.advance(now);
+        if let Phase::Open(heartbeat) = &mut self.phase {
+            heartbeat.hear(self.now);
+        }
+        let taken = if self.outputs.len() >= OUTPUTS_MAX {
+            Err(Violation("the relay talks without listening"))
+        } else {
+            self.take(frame)
+        };
+        taken.inspect_err(|violation| self.end_with(CloseCode::Violation, &violation.to_string()))
     }
 
     /// Bytes that were not a frame: closes like any violation.
-    pub fn handle_malformed(&mut self, _now: Instant) {
-        todo!()
+    pub fn handle_malformed(&mut self, now: Instant) {
+        self.advance(now);
+        self.end_with(CloseCode::Violation, "a message was not a frame");
     }
 
     /// The connection ended without a word: queues `Close` unless already closed.
     pub fn handle_disconnect(&mut self) {
-        todo!()
+        self.end_with(CloseCode::Silent, "the connection ended without a word");
+    }
+
+    /// The relay closed the connection with a close frame: queues `Close` with what it said, unless
+    /// already closed (a Refuse says more).
+    pub fn handle_close(&mut self, code: u16, reason: &str) {
+        match CloseCode::from_u16(code) {
+            Some(code) => self.end_with(code, reason),
+            None => self.handle_disconnect(),
+        }
     }
 
     /// The instant of `poll_timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.is_ended() {
+            return;
+        }
+        self.advance(now);
+        match &self.phase {
+            Phase::New { until } | Phase::Greeting { until, .. } => {
+                if now >= *until {
+                    self.end_with(CloseCode::Silent, "no Welcome in time");
+                }
+            }
+            Phase::Open(_) => {
+                self.beat();
+                self.grant_due();
+                while let Some(key) = self.unconfirmed.take_due(self.now) {
+                    self.reports.push_back(Report::Receipt(key));
+                }
+            }
+        }
     }
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        if self.is_ended() {
+            return None;
+        }
+        match &self.phase {
+            Phase::New { until } | Phase::Greeting { until, .. } => Some(*until),
+            Phase::Open(heartbeat) => [
+                Some(heartbeat.poll_timeout()),
+                self.credit_due,
+                self.unconfirmed.next_due(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+        }
     }
 
     /// What the driver has to do next.
     pub fn poll_output(&mut self) -> Option<AgentOutput> {
-        todo!()
+        if let (Phase::New { until }, End::NotYet) = (&self.phase, &self.end) {
+            let until = *until;
+            return Some(AgentOutput::Send(ToRelay::Hello(self.greet(until))));
+        }
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        if let Some(frame) = self.next_report() {
+            return Some(AgentOutput::Send(frame));
+        }
+        match std::mem::replace(&mut self.end, End::Done) {
+            End::Queued {
+                bye: Some(bye),
+                close,
+            } => {
+                self.end = End::Queued { bye: None, close };
+                Some(AgentOutput::Send(ToRelay::Bye(bye)))
+            }
+            End::Queued { bye: None, close } => Some(AgentOutput::Close(close)),
+            other => {
+                self.end = other;
+                None
+            }
+        }
     }
 
     /// An attempt ended: frees its credit, sends the receipt now if the session is open, and again
     /// every [`crate::limits::RECEIPT_RESEND_AFTER`] until it is confirmed. Also for receipts that
     /// answer a repeated offer from the journal.
-    pub fn finish(&mut self, _receipt: Receipt, _now: Instant) {
-        todo!()
+    ///
+    /// What is longer than a receipt may be is cut: the response start, `detail`, and headers.
+    pub fn finish(&mut self, receipt: Receipt, now: Instant) {
+        self.advance(now);
+        self.let_go(receipt.delivery, &receipt.lease);
+        let key = self.keep(receipt);
+        if self.is_open() {
+            self.reports.push_back(Report::Receipt(key));
+        }
     }
 
     /// Hands an offer back unattempted, for instance while draining.
-    pub fn release(&mut self, _held: Held) {
-        todo!()
+    pub fn release(&mut self, held: Held) {
+        self.let_go(held.delivery, &held.lease);
+        match &mut self.phase {
+            Phase::New { .. } => {}
+            Phase::Greeting { released, .. } => released.push(held),
+            Phase::Open(_) => self.send_release(vec![held]),
+        }
     }
 
-    /// Sends part of a response (sync mode).
-    pub fn respond(&mut self, _chunk: ResponseChunk) {
-        todo!()
+    /// Sends part of a response (sync mode), in several frames if it is long. Its place among
+    /// receipts is kept. How much may be sent is the driver's to watch.
+    pub fn respond(&mut self, chunk: ResponseChunk) {
+        if !self.is_open() {
+            return;
+        }
+        let mut rest = chunk;
+        while rest.part.len() > CHUNK_BYTES_MAX {
+            let after = rest.part.split_off(CHUNK_BYTES_MAX);
+            let next = ResponseChunk {
+                head: None,
+                offset: rest.offset.saturating_add(rest.part.len() as u64),
+                part: after,
+                ..rest.clone()
+            };
+            rest.last = false;
+            self.reports.push_back(Report::Response(rest));
+            rest = next;
+        }
+        self.reports.push_back(Report::Response(rest));
     }
 
     /// Stops taking offers: no more credit is granted. What arrives all the same is released.
     pub fn begin_drain(&mut self) {
-        todo!()
+        self.is_draining = true;
+        self.credit_due = None;
     }
 
-    /// Nothing is held any more: says Bye and closes.
-    pub fn bye(&mut self, _reason: &str) {
-        todo!()
+    /// Nothing is held any more: says Bye, after the receipts that still wait to be sent, and closes.
+    pub fn bye(&mut self, reason: &str) {
+        if self.is_ended() {
+            return;
+        }
+        let mut bye = Bye {
+            reason: reason.to_owned(),
+        };
+        clip_in_place(&mut bye.reason);
+        self.end = End::Queued {
+            bye: (!matches!(self.phase, Phase::New { .. })).then_some(bye),
+            close: Close::new(CloseCode::Normal, reason),
+        };
     }
 
     /// Receipts that are still unconfirmed, for the next session.
     pub fn unconfirmed(&self) -> Vec<Receipt> {
-        todo!()
+        self.unconfirmed.receipts().cloned().collect()
+    }
+
+    /// Attempts in hand whose body is complete, for the next session.
+    pub fn holding(&self) -> Vec<Held> {
+        let complete = self
+            .held
+            .iter()
+            .filter(|(_, attempt)| attempt.body.is_complete());
+        complete.map(held).collect()
+    }
+}
+
+impl AgentSession {
+    fn end_with(&mut self, code: CloseCode, reason: &str) {
+        self.end_as(Close::new(code, reason));
+    }
+
+    /// Ends without another word; receipts that were not sent go to the next session.
+    fn end_as(&mut self, close: Close) {
+        if self.is_ended() {
+            return;
+        }
+        self.reports.clear();
+        self.end = End::Queued { bye: None, close };
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_)) && !self.is_ended()
+    }
+
+    fn is_ended(&self) -> bool {
+        !matches!(self.end, End::NotYet)
+    }
+}
+
+fn held((key, attempt): (&(DeliveryId, LeaseToken), &Attempt)) -> Held {
+    let (delivery, lease) = key;
+    Held {
+        delivery: *delivery,
+        lease: lease.clone(),
+        attempt: attempt.number,
     }
 }

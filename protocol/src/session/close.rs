@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::{
+    frame::{Refuse, RefuseCode},
+    limits::{CLOSE_REASON_BYTES_MAX, RETRY_AFTER_TROUBLE},
+};
+
 /// Why a session ended, as a WebSocket close code (RFC 6455 7.4.2: 4000 to 4999 are private).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseCode {
@@ -38,6 +43,30 @@ impl CloseCode {
         }
     }
 
+    /// The name of a number; `None` if the protocol gives it none.
+    pub fn from_u16(code: u16) -> Option<Self> {
+        Some(match code {
+            1000 => Self::Normal,
+            1001 => Self::GoingAway,
+            4000 => Self::Violation,
+            4001 => Self::Unauthorised,
+            4003 => Self::Forbidden,
+            4008 => Self::Silent,
+            4009 => Self::Replaced,
+            4013 => Self::Busy,
+            _ => return None,
+        })
+    }
+
+    /// When an agent connects again if the relay said nothing but the code; `None` if never.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Normal | Self::GoingAway | Self::Silent => Some(Duration::ZERO),
+            Self::Violation | Self::Replaced | Self::Busy => Some(RETRY_AFTER_TROUBLE),
+            Self::Unauthorised | Self::Forbidden => None,
+        }
+    }
+
     /// Whether an agent may connect again without a change of its token or configuration.
     pub fn may_retry(self) -> bool {
         !matches!(self, Self::Unauthorised | Self::Forbidden)
@@ -53,6 +82,52 @@ pub struct Close {
     pub reason: String,
     /// When connecting again makes sense; `None` if never with this token and configuration.
     pub retry_after: Option<Duration>,
+}
+
+impl Close {
+    /// A close with the usual time to try again.
+    pub fn new(code: CloseCode, reason: &str) -> Self {
+        Self {
+            code,
+            reason: clip(reason, CLOSE_REASON_BYTES_MAX).to_owned(),
+            retry_after: code.retry_after(),
+        }
+    }
+
+    /// The close that follows a refusal; when to try again is what the refusal says.
+    pub fn of_refusal(refuse: &Refuse) -> Self {
+        Self {
+            retry_after: refuse.retry_after_ms.map(Duration::from_millis),
+            ..Self::new(refuse.code.close_code(), &refuse.detail)
+        }
+    }
+
+    /// The same with a reason that fits in a close frame.
+    pub(super) fn clipped(self) -> Self {
+        Self {
+            reason: clip(&self.reason, CLOSE_REASON_BYTES_MAX).to_owned(),
+            ..self
+        }
+    }
+}
+
+impl RefuseCode {
+    /// The close code that follows a refusal.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Self::TokenRevoked => CloseCode::Unauthorised,
+            Self::Forbidden | Self::UnknownDestination | Self::UnknownSource | Self::Version => {
+                CloseCode::Forbidden
+            }
+            Self::Limit | Self::Unavailable | Self::Other => CloseCode::Busy,
+            Self::Violation => CloseCode::Violation,
+        }
+    }
+}
+
+/// The start of a text, cut where a character ends.
+pub(super) fn clip(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// A frame that the rules of the protocol do not allow. The machine has already queued its close.

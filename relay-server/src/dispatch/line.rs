@@ -2,7 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use protocol::id::{DestinationId, SessionId, TenantId};
+use protocol::{
+    id::{DestinationId, SessionId, TenantId},
+    session::Allowance,
+};
 
 use super::Outlet;
 use crate::store::{DestinationKey, Want};
@@ -19,8 +22,6 @@ pub(super) fn keys_of(tenant: TenantId) -> RangeInclusive<DestinationKey> {
 /// The sessions that serve one destination.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// Whether the store may have something due.
-    pub(super) ready: bool,
     seats: Vec<Seat>,
     /// Nobody has room for the next delivery, however much is free: wait for credit.
     blocked: bool,
@@ -32,11 +33,7 @@ struct Seat {
     session: SessionId,
     ttl: Duration,
     outlet: Outlet,
-    free_deliveries: u64,
-    /// Negative while an event larger than the window is in flight.
-    free_bytes: i64,
-    /// What `free_bytes` is when nothing is in flight.
-    window_bytes: i64,
+    free: Allowance,
 }
 
 /// Who gets a delivery.
@@ -57,11 +54,8 @@ impl Line {
             session,
             ttl,
             outlet,
-            free_deliveries: 0,
-            free_bytes: 0,
-            window_bytes: 0,
+            free: Allowance::default(),
         });
-        self.ready = true;
     }
 
     pub(super) fn leave(&mut self, session: SessionId) {
@@ -72,9 +66,7 @@ impl Line {
         let Some(seat) = self.seats.iter_mut().find(|seat| seat.session == session) else {
             return;
         };
-        seat.free_deliveries = seat.free_deliveries.saturating_add(deliveries);
-        seat.free_bytes = seat.free_bytes.saturating_add_unsigned(bytes);
-        seat.window_bytes = seat.window_bytes.max(seat.free_bytes);
+        seat.free.add(deliveries, bytes);
         self.blocked = false;
     }
 
@@ -83,14 +75,10 @@ impl Line {
         if self.blocked {
             return None;
         }
-        let open = self
-            .seats
-            .iter()
-            .filter(|seat| seat.free_deliveries > 0 && seat.free_bytes > 0);
         let (mut deliveries, mut bytes, mut ttl) = (0_u64, 0_u64, Duration::ZERO);
-        for seat in open {
-            deliveries = deliveries.saturating_add(seat.free_deliveries);
-            bytes = bytes.saturating_add(seat.free_bytes.unsigned_abs());
+        for seat in self.seats.iter().filter(|seat| seat.free.fits(0)) {
+            deliveries = deliveries.saturating_add(seat.free.deliveries());
+            bytes = bytes.saturating_add(u64::try_from(seat.free.bytes()).unwrap_or(0));
             ttl = ttl.max(seat.ttl);
         }
         let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX).min(quantum);
@@ -104,30 +92,20 @@ impl Line {
 
     /// Chooses the session with most free deliveries among those with room for `bytes`.
     pub(super) fn assign(&mut self, bytes: u64) -> Option<Assigned> {
-        let size = i64::try_from(bytes).unwrap_or(i64::MAX);
         let seat = self
             .seats
             .iter_mut()
-            .filter(|seat| seat.has_room(size))
-            .max_by_key(|seat| seat.free_deliveries);
+            .filter(|seat| seat.free.fits(bytes))
+            .max_by_key(|seat| seat.free.deliveries());
         let Some(seat) = seat else {
             self.blocked = true;
             return None;
         };
-        seat.free_deliveries -= 1;
-        seat.free_bytes = seat.free_bytes.saturating_sub(size);
+        seat.free.take(bytes);
         Some(Assigned {
             session: seat.session,
             outlet: seat.outlet.clone(),
         })
-    }
-}
-
-impl Seat {
-    /// An event larger than the window travels when nothing else is in flight.
-    fn has_room(&self, size: i64) -> bool {
-        self.free_deliveries > 0
-            && (size <= self.free_bytes || self.free_bytes >= self.window_bytes)
     }
 }
 

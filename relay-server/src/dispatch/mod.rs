@@ -7,7 +7,7 @@
 mod line;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -109,6 +109,10 @@ pub struct Dispatcher {
     settler: Arc<Settler>,
     messages: mpsc::Receiver<Message>,
     lines: BTreeMap<DestinationKey, Line>,
+    /// The lines for which the store may have something due.
+    ready: BTreeSet<DestinationKey>,
+    /// The lines each session stands in.
+    sessions: HashMap<SessionId, Vec<DestinationKey>>,
     /// Where each tenant's turn goes on.
     turns: BTreeMap<TenantId, DestinationKey>,
 }
@@ -127,6 +131,8 @@ impl Dispatcher {
             settler,
             messages,
             lines: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            sessions: HashMap::new(),
             turns: BTreeMap::new(),
         };
         (dispatcher, DispatchHandle(sender))
@@ -164,11 +170,9 @@ impl Dispatcher {
     }
 
     fn mark(&mut self, keys: HashSet<DestinationKey>) {
-        for key in keys {
-            if let Some(line) = self.lines.get_mut(&key) {
-                line.ready = true;
-            }
-        }
+        // Where nobody waits, joining marks it.
+        self.ready
+            .extend(keys.into_iter().filter(|key| self.lines.contains_key(key)));
     }
 
     fn take(&mut self, message: Message) {
@@ -183,6 +187,8 @@ impl Dispatcher {
                     .entry(key)
                     .or_default()
                     .join(session, ttl, outlet);
+                self.sessions.entry(session).or_default().push(key);
+                self.ready.insert(key);
             }
             Message::Credit {
                 session,
@@ -195,12 +201,23 @@ impl Dispatcher {
                 }
             }
             Message::Leave { session } => {
-                self.lines.retain(|_, line| {
-                    line.leave(session);
-                    !line.is_empty()
-                });
-                self.turns
-                    .retain(|tenant, _| self.lines.keys().any(|key| key.tenant == *tenant));
+                for key in self.sessions.remove(&session).unwrap_or_default() {
+                    self.leave(session, key);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, session: SessionId, key: DestinationKey) {
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
+        line.leave(session);
+        if line.is_empty() {
+            self.lines.remove(&key);
+            self.ready.remove(&key);
+            if self.lines.range(line::keys_of(key.tenant)).next().is_none() {
+                self.turns.remove(&key.tenant);
             }
         }
     }
@@ -212,9 +229,7 @@ impl Dispatcher {
             Ok(expired) => self.settler.settle_lost(expired).await,
             Err(error) => error!(%error, "the store failed to name expired leases"),
         }
-        for line in self.lines.values_mut() {
-            line.ready = true;
-        }
+        self.ready.extend(self.lines.keys());
     }
 
     /// Makes passes until nothing can be handed out, and tells how long to sleep then.
@@ -242,7 +257,7 @@ impl Dispatcher {
     /// One pass: what each tenant may claim, its destinations in turn.
     fn plan(&mut self) -> Vec<Want> {
         let mut wants = Vec::new();
-        let mut tenants: Vec<TenantId> = self.lines.keys().map(|key| key.tenant).collect();
+        let mut tenants: Vec<TenantId> = self.ready.iter().map(|key| key.tenant).collect();
         tenants.dedup();
         for tenant in tenants {
             self.plan_tenant(tenant, &mut wants);
@@ -251,12 +266,8 @@ impl Dispatcher {
     }
 
     fn plan_tenant(&mut self, tenant: TenantId, wants: &mut Vec<Want>) {
-        let mut keys: Vec<DestinationKey> = self
-            .lines
-            .range(line::keys_of(tenant))
-            .filter(|(_, line)| line.ready)
-            .map(|(key, _)| *key)
-            .collect();
+        let mut keys: Vec<DestinationKey> =
+            self.ready.range(line::keys_of(tenant)).copied().collect();
         if let Some(turn) = self.turns.get(&tenant) {
             let start = keys.partition_point(|key| key <= turn);
             keys.rotate_left(start);
@@ -281,17 +292,17 @@ impl Dispatcher {
 
     /// A destination that gave less than was wanted has no more for now.
     fn note_dry(&mut self, wants: &[Want], leases: &[Lease]) {
+        let mut given: HashMap<DestinationKey, (u32, u64)> = HashMap::with_capacity(wants.len());
+        for lease in leases {
+            let (count, bytes) = given.entry(lease.info.key).or_default();
+            *count += 1;
+            *bytes += lease.event.body.len() as u64;
+        }
         for want in wants {
-            let of_line = leases.iter().filter(|lease| lease.info.key == want.key);
-            let (count, bytes) = of_line.fold((0_u32, 0_u64), |(count, bytes), lease| {
-                (count + 1, bytes + lease.event.body.len() as u64)
-            });
-            let Some(line) = self.lines.get_mut(&want.key) else {
-                continue;
-            };
-            // With bytes to spare and deliveries to spare, only the queue can have been short.
+            let (count, bytes) = given.get(&want.key).copied().unwrap_or_default();
+            // With deliveries and bytes to spare, only the queue can have been short.
             if count == 0 || (count < want.deliveries && bytes < want.bytes / 2) {
-                line.ready = false;
+                self.ready.remove(&want.key);
             }
         }
     }

@@ -1,0 +1,289 @@
+//! Events: lists, one event, its body, replays.
+
+use axum::{
+    extract::{Path, State},
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use protocol::id::{DeliveryId, DestinationId, EventId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Answer, ApiState,
+    auth::InTenant,
+    deliveries::{self, DeliveryView},
+    destinations,
+    extract::{Body, Params, bad},
+    pages::{self, List},
+    sources, unanswered,
+    views::{self, HeaderView, parse_time},
+};
+use crate::{
+    ids,
+    problem::{Code, Problem},
+    store::{EventDetail, EventFilter, EventSummary, NewDelivery},
+};
+
+#[derive(Debug, Serialize)]
+pub(super) struct EventView {
+    id: String,
+    source: String,
+    source_name: Option<String>,
+    received_at: String,
+    method: String,
+    target: String,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    provider_id: Option<String>,
+    body_bytes: u64,
+    deliveries: Vec<DeliveryState>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeliveryState {
+    id: String,
+    destination: String,
+    destination_name: Option<String>,
+    state: &'static str,
+}
+
+fn summary(state: &ApiState, tenant: TenantId, event: EventSummary) -> EventView {
+    let directory = state.tenancy.directory();
+    let source = directory.source(tenant, event.source);
+    let deliveries = event.deliveries.iter().map(|(id, destination, state)| {
+        let known = directory.destination(tenant, *destination);
+        DeliveryState {
+            id: id.to_string(),
+            destination: destination.to_string(),
+            destination_name: known.map(|it| it.name.to_string()),
+            state: state.as_str(),
+        }
+    });
+    EventView {
+        id: event.id.to_string(),
+        source: event.source.to_string(),
+        source_name: source.map(|live| live.source.name.to_string()),
+        received_at: event.received_at.to_string(),
+        method: event.method,
+        target: event.target,
+        event_type: event.event_type,
+        provider_id: event.provider_id,
+        body_bytes: event.body_bytes,
+        deliveries: deliveries.collect(),
+    }
+}
+
+/// One event without its body, which has an address of its own.
+#[derive(Debug, Serialize)]
+pub(super) struct EventDetailView {
+    id: String,
+    source: String,
+    source_name: Option<String>,
+    received_at: String,
+    method: String,
+    target: String,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    provider_id: Option<String>,
+    remote: Option<String>,
+    verification: VerificationView,
+    headers: Vec<HeaderView>,
+    body_bytes: u64,
+    deliveries: Vec<DeliveryView>,
+}
+
+#[derive(Debug, Serialize)]
+struct VerificationView {
+    rule: String,
+    secret: Option<u16>,
+}
+
+fn detail(state: &ApiState, tenant: TenantId, detail: EventDetail) -> EventDetailView {
+    let directory = state.tenancy.directory();
+    let event = detail.event;
+    let source = directory.source(tenant, event.source);
+    let deliveries = detail.deliveries.into_iter();
+    EventDetailView {
+        id: event.id.to_string(),
+        source: event.source.to_string(),
+        source_name: source.map(|live| live.source.name.to_string()),
+        received_at: event.received_at.to_string(),
+        method: event.method,
+        target: event.target,
+        event_type: event.event_type,
+        provider_id: event.provider_id,
+        remote: event.remote.map(|ip| ip.to_string()),
+        verification: VerificationView {
+            rule: event.verification.rule,
+            secret: event.verification.secret,
+        },
+        headers: views::headers(&event.headers),
+        body_bytes: event.body.len() as u64,
+        deliveries: deliveries
+            .map(|delivery| deliveries::view(&directory, tenant, delivery))
+            .collect(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    source: Option<String>,
+    destination: Option<String>,
+    state: Option<String>,
+    #[serde(default)]
+    unrouted: bool,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+    /// Read by [`super::auth`].
+    #[serde(rename = "tenant")]
+    _tenant: Option<String>,
+}
+
+pub(super) async fn list(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Params(params): Params<ListParams>,
+) -> Result<Answer<List<EventView>>, Problem> {
+    let time = |parameter: &str, text: Option<String>| {
+        text.map(|text| parse_time(parameter, &text)).transpose()
+    };
+    let source = params
+        .source
+        .map(|text| sources::find_id(&state, tenant, &text));
+    let destination = params
+        .destination
+        .map(|text| destinations::find_id(&state, tenant, &text));
+    let filter = EventFilter {
+        source: source.transpose()?,
+        destination: destination.transpose()?,
+        state: params
+            .state
+            .map(|text| deliveries::parse_state(&text))
+            .transpose()?,
+        unrouted: params.unrouted,
+        event_type: params.event_type,
+        since: time("since", params.since)?,
+        until: time("until", params.until)?,
+    };
+    let limit = pages::limit(params.limit)?;
+    let cursor = pages::cursor(params.cursor)?;
+    let page = state.queries.events(tenant, &filter, cursor, limit).await;
+    let page = page.map_err(unanswered)?;
+    Ok(Answer::ok(List::from_page(page, |event| {
+        summary(&state, tenant, event)
+    })))
+}
+
+/// An event of the tenant; a text that is no id is an event that does not exist.
+async fn find(state: &ApiState, tenant: TenantId, text: &str) -> Result<EventDetail, Problem> {
+    let id: EventId = text.parse().map_err(|_| Problem::new(Code::NotFound))?;
+    let found = state.queries.event(tenant, id).await.map_err(unanswered)?;
+    found.ok_or(Problem::new(Code::NotFound))
+}
+
+pub(super) async fn show(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(event): Path<String>,
+) -> Result<Answer<EventDetailView>, Problem> {
+    let event = find(&state, tenant, &event).await?;
+    Ok(Answer::ok(detail(&state, tenant, event)))
+}
+
+/// The body, byte for byte, as something no browser shows: a stranger wrote it.
+pub(super) async fn body(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(event): Path<String>,
+) -> Result<Response, Problem> {
+    let event = find(&state, tenant, &event).await?.event;
+    let mut headers = HeaderMap::new();
+    let fixed = HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, fixed("application/octet-stream"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(header::CACHE_CONTROL, fixed("no-store"));
+    let name = format!("attachment; filename=\"{}.bin\"", event.id);
+    if let Ok(name) = HeaderValue::from_str(&name) {
+        headers.insert(header::CONTENT_DISPOSITION, name);
+    }
+    Ok((headers, event.body).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Replay {
+    /// By id or name; where the event went, or would go now, unless given.
+    destination: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Replayed {
+    delivery: String,
+    destination: String,
+    destination_name: Option<String>,
+}
+
+pub(super) async fn replay(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(event): Path<String>,
+    Body(replay): Body<Replay>,
+) -> Result<Answer<List<Replayed>>, Problem> {
+    let event = find(&state, tenant, &event).await?;
+    let destinations = match &replay.destination {
+        Some(text) => vec![destinations::find(&state, tenant, text)?.id],
+        None => replay_destinations(&state, tenant, &event),
+    };
+    if destinations.is_empty() {
+        return Err(bad(
+            "destination",
+            "the event leads nowhere any more; name a destination",
+        ));
+    }
+    let mut replayed = Vec::new();
+    for destination in destinations {
+        let id = DeliveryId::from_u128(ids::fresh(state.events.now()));
+        let delivery = NewDelivery { id, destination };
+        let outcome = state.events.replay(tenant, event.event.id, delivery).await;
+        let Some(id) = outcome.map_err(unanswered)? else {
+            return Err(Problem::new(Code::NotFound));
+        };
+        let directory = state.tenancy.directory();
+        let known = directory.destination(tenant, destination);
+        replayed.push(Replayed {
+            delivery: id.to_string(),
+            destination: destination.to_string(),
+            destination_name: known.map(|it| it.name.to_string()),
+        });
+    }
+    Ok(Answer(StatusCode::ACCEPTED, List::whole(replayed)))
+}
+
+/// Where the event went, as far as that still exists; if it went nowhere, where it would go now.
+fn replay_destinations(
+    state: &ApiState,
+    tenant: TenantId,
+    event: &EventDetail,
+) -> Vec<DestinationId> {
+    let directory = state.tenancy.directory();
+    let mut destinations = Vec::new();
+    for delivery in &event.deliveries {
+        let exists = directory
+            .destination(tenant, delivery.destination)
+            .is_some();
+        if exists && !destinations.contains(&delivery.destination) {
+            destinations.push(delivery.destination);
+        }
+    }
+    if event.deliveries.is_empty()
+        && let Some(live) = directory.source(tenant, event.event.source)
+    {
+        destinations.clone_from(&live.destinations);
+    }
+    destinations
+}

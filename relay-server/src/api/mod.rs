@@ -1,0 +1,177 @@
+//! The HTTP API under `/api/v1`, and what tells whether the relay lives.
+//!
+//! One file a resource. Whoever calls has a token; the token decides the tenant, and what belongs to
+//! another tenant answers exactly like what does not exist. Failures are [`Problem`]s.
+
+mod auth;
+
+mod extract;
+
+mod pages;
+
+mod views;
+
+mod tenants;
+
+mod sources;
+
+mod destinations;
+
+mod routes;
+
+mod tokens;
+
+mod events;
+
+mod deliveries;
+
+mod health;
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{HeaderValue, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Serialize;
+use tracing::{error, warn};
+
+use crate::{
+    problem::{Code, Problem},
+    store::{Events, Queries, StoreError},
+    tenancy::{Tenancy, TenancyError},
+};
+
+/// The largest body of a request to the API, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the API works with.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The settings.
+    pub tenancy: Arc<Tenancy>,
+    /// Replays and cancellations.
+    pub events: Arc<dyn Events>,
+    /// Lists.
+    pub queries: Arc<dyn Queries>,
+    /// What providers see, without a final slash.
+    pub public_url: String,
+}
+
+/// Everything the admin listener answers.
+pub fn router(state: ApiState) -> Router {
+    let api = Router::new()
+        .route("/version", get(health::version))
+        .route("/tenants", get(tenants::list).post(tenants::create))
+        .route(
+            "/tenants/{tenant}",
+            get(tenants::show).delete(tenants::delete),
+        )
+        .route("/sources", get(sources::list).post(sources::create))
+        .route(
+            "/sources/{source}",
+            get(sources::show)
+                .patch(sources::update)
+                .delete(sources::delete),
+        )
+        .route(
+            "/sources/{source}/rotate-secret",
+            post(sources::rotate_secret),
+        )
+        .route(
+            "/destinations",
+            get(destinations::list).post(destinations::create),
+        )
+        .route(
+            "/destinations/{destination}",
+            get(destinations::show)
+                .patch(destinations::update)
+                .delete(destinations::delete),
+        )
+        .route("/routes", get(routes::list).post(routes::create))
+        .route("/routes/{route}", get(routes::show).delete(routes::delete))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{token}", get(tokens::show).delete(tokens::delete))
+        .route("/events", get(events::list))
+        .route("/events/{event}", get(events::show))
+        .route("/events/{event}/body", get(events::body))
+        .route("/events/{event}/replay", post(events::replay))
+        .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/{delivery}/attempts", get(deliveries::attempts))
+        .route("/deliveries/{delivery}/cancel", post(deliveries::cancel));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .with_state(state)
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(128).collect();
+    Problem::new(Code::NotFound).detail(format!("there is nothing at {path}"))
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(Code::Method)
+}
+
+/// A JSON answer that no cache keeps.
+#[derive(Debug)]
+struct Answer<T>(http::StatusCode, T);
+
+impl<T: Serialize> Answer<T> {
+    fn ok(value: T) -> Self {
+        Self(http::StatusCode::OK, value)
+    }
+
+    fn created(value: T) -> Self {
+        Self(http::StatusCode::CREATED, value)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        let mut response = (self.0, axum::Json(self.1)).into_response();
+        let no_store = HeaderValue::from_static("no-store");
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, no_store);
+        response
+    }
+}
+
+/// Makes a change to its end, even if the caller hangs up meanwhile.
+async fn complete<T: Send + 'static>(
+    change: impl Future<Output = Result<T, TenancyError>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => outcome.map_err(|error| refused(&error)),
+        Err(error) => {
+            error!(%error, "A change ended without an answer");
+            Err(Problem::new(Code::Internal))
+        }
+    }
+}
+
+/// The answer to a change that was not made; what the caller must not learn is logged.
+fn refused(error: &TenancyError) -> Problem {
+    if let TenancyError::Store(cause) = error {
+        warn!(%cause, "The settings could not be stored");
+    }
+    Problem::from(error)
+}
+
+/// The answer to a question the store could not answer.
+fn unanswered(error: StoreError) -> Problem {
+    warn!(%error, "The store could not answer the API");
+    Problem::from(&error)
+}
+
+#[cfg(test)]
+mod tests;

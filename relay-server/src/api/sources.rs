@@ -1,0 +1,364 @@
+//! Sources. Secrets come in and never go out.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::extract::{Path, State};
+use http::StatusCode;
+use protocol::id::{SourceId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Answer, ApiState,
+    auth::InTenant,
+    complete,
+    extract::{Body, Params, nullable},
+    pages::{List, PageParams},
+};
+use crate::{
+    problem::{Code, Problem},
+    tenancy::{
+        Dedupe, Invalid, IpRange, LiveSource, Name, NewSource, SchemeChoice, Source,
+        SourceSettings, TenancyError,
+    },
+    verify::{RuleSpec, Secret},
+};
+
+#[derive(Debug, Serialize)]
+pub(super) struct SourceView {
+    id: String,
+    name: String,
+    /// Where the provider posts.
+    url: String,
+    enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<RuleSpec>,
+    vars: BTreeMap<String, String>,
+    public_keys: Vec<String>,
+    /// When each secret was added; the secrets themselves are never shown.
+    secrets: Vec<SecretView>,
+    methods: Vec<String>,
+    body_bytes_max: u64,
+    dedupe: DedupeView,
+    ip_allow: Vec<String>,
+    rate_per_second: Option<u32>,
+    version: u64,
+    created_at: String,
+    updated_at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct SecretView {
+    added_at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DedupeView {
+    window_s: u64,
+    body_hash: bool,
+    header: Option<String>,
+}
+
+fn view(state: &ApiState, source: &Source) -> SourceView {
+    let settings = &source.settings;
+    let (preset, rule) = match &settings.scheme {
+        SchemeChoice::Preset(name) => (Some(name.clone()), None),
+        SchemeChoice::Own(rule) => (None, Some((**rule).clone())),
+    };
+    let secrets = source.secrets.iter().map(|secret| SecretView {
+        added_at: secret.added_at.to_string(),
+    });
+    SourceView {
+        id: source.id.to_string(),
+        name: source.name.to_string(),
+        url: format!("{}/in/{}", state.public_url, source.key),
+        enabled: settings.enabled,
+        preset,
+        rule,
+        vars: settings.vars.clone(),
+        public_keys: settings.public_keys.clone(),
+        secrets: secrets.collect(),
+        methods: settings.methods(),
+        body_bytes_max: settings.body_bytes_max,
+        dedupe: DedupeView {
+            window_s: settings.dedupe.window.as_secs(),
+            body_hash: settings.dedupe.body_hash,
+            header: settings.dedupe.header.clone(),
+        },
+        ip_allow: settings.ip_allow.iter().map(ToString::to_string).collect(),
+        rate_per_second: settings.rate_per_second,
+        version: source.revision.version,
+        created_at: source.revision.created_at.to_string(),
+        updated_at: source.revision.updated_at.to_string(),
+    }
+}
+
+/// A source to create. Not `Debug`: it holds secrets.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewSourceBody {
+    name: String,
+    preset: Option<String>,
+    rule: Option<Box<RuleSpec>>,
+    secret: Option<String>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    enabled: Option<bool>,
+    vars: Option<BTreeMap<String, String>>,
+    public_keys: Option<Vec<String>>,
+    methods: Option<Vec<String>>,
+    body_bytes_max: Option<u64>,
+    dedupe: Option<DedupeChange>,
+    ip_allow: Option<Vec<String>>,
+    rate_per_second: Option<u32>,
+}
+
+/// What changes; what is absent stays as it is, and `null` takes a limit away.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::option_option,
+    reason = "absent, null and a value are three things"
+)]
+pub(super) struct SourceChange {
+    preset: Option<String>,
+    rule: Option<Box<RuleSpec>>,
+    enabled: Option<bool>,
+    vars: Option<BTreeMap<String, String>>,
+    public_keys: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    methods: Option<Option<Vec<String>>>,
+    body_bytes_max: Option<u64>,
+    dedupe: Option<DedupeChange>,
+    ip_allow: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    rate_per_second: Option<Option<u32>>,
+    /// The version the change is based on.
+    version: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::option_option,
+    reason = "absent, null and a value are three things"
+)]
+struct DedupeChange {
+    window_s: Option<u64>,
+    body_hash: Option<bool>,
+    #[serde(default, deserialize_with = "nullable")]
+    header: Option<Option<String>>,
+}
+
+impl DedupeChange {
+    fn apply(self, dedupe: &mut Dedupe) {
+        set(&mut dedupe.window, self.window_s.map(Duration::from_secs));
+        set(&mut dedupe.body_hash, self.body_hash);
+        set(&mut dedupe.header, self.header);
+    }
+}
+
+fn set<T>(field: &mut T, change: Option<T>) {
+    if let Some(value) = change {
+        *field = value;
+    }
+}
+
+/// The settings that a change asks for, with texts read.
+struct Changes {
+    scheme: Option<SchemeChoice>,
+    ip_allow: Option<Vec<IpRange>>,
+    rest: SourceChange,
+}
+
+impl SourceChange {
+    fn read(mut self) -> Result<Changes, Problem> {
+        let scheme = match (self.preset.take(), self.rule.take()) {
+            (None, None) => None,
+            (Some(name), None) => Some(SchemeChoice::Preset(name)),
+            (None, Some(rule)) => Some(SchemeChoice::Own(rule)),
+            (Some(_), Some(_)) => {
+                return Err(invalid("preset", "give a preset or a rule, not both"));
+            }
+        };
+        let ip_allow = match self.ip_allow.take() {
+            None => None,
+            Some(ranges) => {
+                let ranges: Result<_, _> = ranges.iter().map(|range| range.parse()).collect();
+                Some(ranges.map_err(|error| invalid("ip_allow", error))?)
+            }
+        };
+        Ok(Changes {
+            scheme,
+            ip_allow,
+            rest: self,
+        })
+    }
+}
+
+impl Changes {
+    fn apply(self, settings: &mut SourceSettings) {
+        let change = self.rest;
+        set(&mut settings.scheme, self.scheme);
+        set(&mut settings.ip_allow, self.ip_allow);
+        set(&mut settings.enabled, change.enabled);
+        set(&mut settings.vars, change.vars);
+        set(&mut settings.public_keys, change.public_keys);
+        set(&mut settings.methods, change.methods);
+        set(&mut settings.body_bytes_max, change.body_bytes_max);
+        set(&mut settings.rate_per_second, change.rate_per_second);
+        if let Some(dedupe) = change.dedupe {
+            dedupe.apply(&mut settings.dedupe);
+        }
+    }
+}
+
+impl NewSourceBody {
+    fn read(self) -> Result<NewSource, Problem> {
+        let change = SourceChange {
+            preset: self.preset,
+            rule: self.rule,
+            enabled: self.enabled,
+            vars: self.vars,
+            public_keys: self.public_keys,
+            methods: self.methods.map(Some),
+            body_bytes_max: self.body_bytes_max,
+            dedupe: self.dedupe,
+            ip_allow: self.ip_allow,
+            rate_per_second: self.rate_per_second.map(Some),
+            version: None,
+        };
+        let mut changes = change.read()?;
+        let Some(scheme) = changes.scheme.take() else {
+            let why = "say how requests are verified: a provider's preset, a rule, or the preset `none` to check nothing";
+            return Err(invalid("preset", why));
+        };
+        let mut settings = SourceSettings::new(scheme);
+        changes.apply(&mut settings);
+        let secrets = self.secrets.into_iter().chain(self.secret);
+        Ok(NewSource {
+            name: self.name,
+            settings,
+            secrets: secrets.map(Secret::from_text).collect(),
+        })
+    }
+}
+
+fn invalid(field: &'static str, why: impl ToString) -> Problem {
+    let why = why.to_string();
+    Problem::from(&TenancyError::Invalid(Invalid { field, why }))
+}
+
+/// A source of a tenant by id or name.
+pub(super) fn find(
+    state: &ApiState,
+    tenant: TenantId,
+    text: &str,
+) -> Result<Arc<LiveSource>, Problem> {
+    let directory = state.tenancy.directory();
+    let found = match text.parse() {
+        Ok(id) => directory.source(tenant, id),
+        Err(_) => {
+            let name: Option<Name> = text.parse().ok();
+            name.and_then(|name| directory.source_by_name(tenant, &name))
+        }
+    };
+    found.cloned().ok_or(Problem::new(Code::NotFound))
+}
+
+/// The id of a source for a filter. A deleted one is still known to its events, so any id will do.
+pub(super) fn find_id(state: &ApiState, tenant: TenantId, text: &str) -> Result<SourceId, Problem> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    find(state, tenant, text).map(|live| live.source.id)
+}
+
+pub(super) async fn list(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Params(page): Params<PageParams>,
+) -> Result<Answer<List<SourceView>>, Problem> {
+    let directory = state.tenancy.directory();
+    page.page(
+        directory.sources(tenant),
+        |it| it.id,
+        |source| view(&state, source),
+    )
+}
+
+pub(super) async fn create(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Body(new): Body<NewSourceBody>,
+) -> Result<Answer<SourceView>, Problem> {
+    let new = new.read()?;
+    let tenancy = Arc::clone(&state.tenancy);
+    let source = complete(async move { tenancy.create_source(tenant, new).await }).await?;
+    Ok(Answer::created(view(&state, &source)))
+}
+
+pub(super) async fn show(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+) -> Result<Answer<SourceView>, Problem> {
+    let live = find(&state, tenant, &source)?;
+    Ok(Answer::ok(view(&state, &live.source)))
+}
+
+pub(super) async fn update(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+    Body(change): Body<SourceChange>,
+) -> Result<Answer<SourceView>, Problem> {
+    let id = find(&state, tenant, &source)?.source.id;
+    let version = change.version;
+    let changes = change.read()?;
+    let tenancy = Arc::clone(&state.tenancy);
+    let update = async move {
+        let apply = |settings: &mut SourceSettings| changes.apply(settings);
+        tenancy.update_source(tenant, id, version, apply).await
+    };
+    Ok(Answer::ok(view(&state, &*complete(update).await?)))
+}
+
+/// A secret to add. Not `Debug`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewSecret {
+    secret: String,
+    /// Whether the secrets it has stop being valid at once.
+    #[serde(default)]
+    drop_old: bool,
+}
+
+pub(super) async fn rotate_secret(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+    Body(new): Body<NewSecret>,
+) -> Result<Answer<SourceView>, Problem> {
+    let id = find(&state, tenant, &source)?.source.id;
+    let secret = Secret::from_text(new.secret);
+    let tenancy = Arc::clone(&state.tenancy);
+    let rotate = async move {
+        tenancy
+            .rotate_secret(tenant, id, secret, new.drop_old)
+            .await
+    };
+    Ok(Answer::ok(view(&state, &*complete(rotate).await?)))
+}
+
+pub(super) async fn delete(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = find(&state, tenant, &source)?.source.id;
+    let tenancy = state.tenancy;
+    complete(async move { tenancy.delete_source(tenant, id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,143 @@
+//! Tokens: of a tenant, or, for an operator who names none, the operators' own.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use http::StatusCode;
+use protocol::id::{TenantId, TokenId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Answer, ApiState,
+    auth::OwnerOfTokens,
+    complete,
+    extract::{Body, Params, bad},
+    pages::{List, PageParams},
+    views::parse_time,
+};
+use crate::{
+    problem::{Code, Problem},
+    tenancy::{NewToken, Scope, Token, TokenKind},
+};
+
+#[derive(Debug, Serialize)]
+pub(super) struct TokenView {
+    id: String,
+    name: String,
+    kind: &'static str,
+    scopes: Vec<&'static str>,
+    destinations: Option<Vec<String>>,
+    expires_at: Option<String>,
+    created_at: String,
+}
+
+/// A token with its text, which is shown this once. Not `Debug`.
+#[derive(Serialize)]
+pub(super) struct CreatedToken {
+    #[serde(flatten)]
+    view: TokenView,
+    token: String,
+}
+
+fn view(token: &Token) -> TokenView {
+    let names = token.destinations.as_ref();
+    TokenView {
+        id: token.id.to_string(),
+        name: token.name.to_string(),
+        kind: token.kind.as_str(),
+        scopes: token.scopes.iter().map(|scope| scope.as_str()).collect(),
+        destinations: names.map(|names| names.iter().map(ToString::to_string).collect()),
+        expires_at: token.expires_at.map(|time| time.to_string()),
+        created_at: token.revision.created_at.to_string(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewTokenBody {
+    name: String,
+    kind: String,
+    #[serde(default)]
+    scopes: Vec<String>,
+    destinations: Option<Vec<String>>,
+    expires_at: Option<String>,
+}
+
+impl NewTokenBody {
+    fn read(self) -> Result<NewToken, Problem> {
+        let kind: TokenKind = self
+            .kind
+            .parse()
+            .map_err(|()| bad("kind", "must be agent, api or ingest"))?;
+        let scopes = self.scopes.iter().map(|scope| scope.parse());
+        let scopes: Vec<Scope> = scopes.collect::<Result<_, ()>>().map_err(|()| {
+            let known: Vec<_> = kind.scopes().iter().map(|scope| scope.as_str()).collect();
+            bad(
+                "scopes",
+                format!("tokens of kind {kind} can have: {}", known.join(", ")),
+            )
+        })?;
+        let expires_at = match &self.expires_at {
+            None => None,
+            Some(text) => Some(parse_time("expires_at", text)?),
+        };
+        Ok(NewToken {
+            name: self.name,
+            kind,
+            scopes,
+            destinations: self.destinations,
+            expires_at,
+        })
+    }
+}
+
+fn find(state: &ApiState, owner: Option<TenantId>, text: &str) -> Result<Arc<Token>, Problem> {
+    let directory = state.tenancy.directory();
+    let id = text.parse::<TokenId>().ok();
+    let is_it = |token: &&Arc<Token>| Some(token.id) == id || token.name.as_str() == text;
+    let found = directory.tokens(owner).find(is_it);
+    found.cloned().ok_or(Problem::new(Code::NotFound))
+}
+
+pub(super) async fn list(
+    OwnerOfTokens(owner): OwnerOfTokens,
+    State(state): State<ApiState>,
+    Params(page): Params<PageParams>,
+) -> Result<Answer<List<TokenView>>, Problem> {
+    let directory = state.tenancy.directory();
+    page.page(directory.tokens(owner), |it| it.id, view)
+}
+
+pub(super) async fn create(
+    OwnerOfTokens(owner): OwnerOfTokens,
+    State(state): State<ApiState>,
+    Body(new): Body<NewTokenBody>,
+) -> Result<Answer<CreatedToken>, Problem> {
+    let new = new.read()?;
+    let tenancy = state.tenancy;
+    let created = complete(async move { tenancy.create_token(owner, new).await }).await?;
+    let (token, text) = created;
+    Ok(Answer::created(CreatedToken {
+        view: view(&token),
+        token: text.expose().to_owned(),
+    }))
+}
+
+pub(super) async fn show(
+    OwnerOfTokens(owner): OwnerOfTokens,
+    State(state): State<ApiState>,
+    Path(token): Path<String>,
+) -> Result<Answer<TokenView>, Problem> {
+    Ok(Answer::ok(view(&*find(&state, owner, &token)?)))
+}
+
+pub(super) async fn delete(
+    OwnerOfTokens(owner): OwnerOfTokens,
+    State(state): State<ApiState>,
+    Path(token): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = find(&state, owner, &token)?.id;
+    let tenancy = state.tenancy;
+    complete(async move { tenancy.delete_token(owner, id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

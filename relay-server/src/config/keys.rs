@@ -1,0 +1,175 @@
+//! Every key by name, for flags, environment and help.
+
+/// How the text of a flag or variable becomes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// As it is.
+    Text,
+    /// A whole number.
+    Number,
+    /// `true` or `false`; the flag alone means `true`.
+    Switch,
+    /// Texts with commas in between.
+    List,
+}
+
+/// One thing the operator can set.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// The name in the file, with the table in front: `limits.connections_max`.
+    pub name: &'static str,
+    /// What values look like.
+    pub shape: Shape,
+    /// What stands for the value in the help.
+    pub value: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// The flag, without the dashes in front.
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!(
+            "HOOKFERRY_{}",
+            self.name.replace('.', "_").to_ascii_uppercase()
+        )
+    }
+}
+
+const fn key(name: &'static str, shape: Shape, value: &'static str, help: &'static str) -> Key {
+    Key {
+        name,
+        shape,
+        value,
+        help,
+    }
+}
+
+/// Every key, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key(
+        "listen",
+        Shape::Text,
+        "ADDR",
+        "Where providers and agents connect [default: 127.0.0.1:8080]",
+    ),
+    key(
+        "admin_listen",
+        Shape::Text,
+        "ADDR",
+        "Where API, health and metrics are [default: 127.0.0.1:9090]",
+    ),
+    key(
+        "public_url",
+        Shape::Text,
+        "URL",
+        "What providers see, such as https://hooks.example.com [default: from the listener]",
+    ),
+    key(
+        "data_dir",
+        Shape::Text,
+        "DIR",
+        "Where everything durable is [default: /var/lib/hookferry]",
+    ),
+    key(
+        "key_file",
+        Shape::Text,
+        "FILE",
+        "The key that encrypts providers' secrets [default: secret_key in the data directory]",
+    ),
+    key(
+        "tls_cert",
+        Shape::Text,
+        "FILE",
+        "Certificate chain of the public listener, in PEM",
+    ),
+    key(
+        "tls_key",
+        Shape::Text,
+        "FILE",
+        "Private key of that certificate, in PEM",
+    ),
+    key(
+        "allow_plain_http",
+        Shape::Switch,
+        "BOOL",
+        "Speak plain HTTP to other hosts, behind a proxy that does TLS",
+    ),
+    key(
+        "trusted_proxies",
+        Shape::List,
+        "RANGES",
+        "Proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8",
+    ),
+    key(
+        "log_level",
+        Shape::Text,
+        "LEVEL",
+        "error, warn, info, debug, trace, or directives [default: info]",
+    ),
+    key(
+        "log_format",
+        Shape::Text,
+        "FORMAT",
+        "auto, text or json [default: auto]",
+    ),
+    key(
+        "limits.connections_max",
+        Shape::Number,
+        "N",
+        "Connections to the public listener [default: 4096]",
+    ),
+    key(
+        "limits.connections_per_ip_max",
+        Shape::Number,
+        "N",
+        "Connections from one address, loopback aside [default: 64]",
+    ),
+    key(
+        "limits.body_bytes_max",
+        Shape::Number,
+        "BYTES",
+        "Largest body any source may take [default: 26 MiB]",
+    ),
+    key(
+        "limits.body_bytes_in_flight_max",
+        Shape::Number,
+        "BYTES",
+        "Body bytes being received, together [default: 128 MiB]",
+    ),
+    key(
+        "store.segment_bytes",
+        Shape::Number,
+        "BYTES",
+        "Size of one file of the journal [default: 64 MiB]",
+    ),
+    key(
+        "store.disk_watermark_bytes",
+        Shape::Number,
+        "BYTES",
+        "Free space below which events are refused [default: 256 MiB]",
+    ),
+    key(
+        "store.event_memory_bytes",
+        Shape::Number,
+        "BYTES",
+        "Bodies of waiting events kept in memory [default: 256 MiB]",
+    ),
+    key(
+        "session.grace_s",
+        Shape::Number,
+        "SECONDS",
+        "How long a cut session keeps its deliveries [default: 30]",
+    ),
+    key(
+        "session.listen_expiry_s",
+        Shape::Number,
+        "SECONDS",
+        "How long the destination of a `listen` outlives it [default: 600]",
+    ),
+];

@@ -1,0 +1,20 @@
+//! The public URL of a source: from a provider's request to a durable event.
+//!
+//! In this order, cheapest first: is the request unambiguous, is there such a source, does it take
+//! the method, this address, this rate, this size; only then is the body read, a challenge
+//! answered, the signature checked over the raw bytes, and the event appended. The answer 2xx is
+//! given after the append returned, never before.
+
+mod accept;
+
+mod ambiguity;
+
+mod body;
+
+mod rate;
+
+mod target;
+
+pub use accept::{Ingress, IngressConfig, IngressCounters};
+pub use body::BodyDeadlines;
+pub use rate::Rate;

@@ -1,0 +1,352 @@
+//! The wiring: a [`Relay`] is bound, a [`Running`] one serves, and draining ends it.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::{
+    task::JoinSet,
+    time::{self, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use tracing::{error, info, warn};
+
+use crate::{
+    api,
+    clock::Clock,
+    config::Config,
+    dispatch::{DispatchHandle, Dispatcher},
+    ingress::{BodyDeadlines, Ingress, IngressConfig},
+    listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, TlsError},
+    problem::{Code, Problem},
+    session::{self, Registry, SessionContext},
+    settle::Settler,
+    store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
+    tenancy::{SecretKey, Tenancy},
+};
+
+/// Where agents connect.
+const CONNECT_PATH: &str = "/agent/v1/connect";
+
+/// How often listeners that are gone are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often draining looks whether all agents have left.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// How long tasks get to end once they were told to.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// A store of any kind, as its three contracts.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// The hot path.
+    pub events: Arc<dyn Events>,
+    /// What people look at.
+    pub queries: Arc<dyn Queries>,
+    /// What they configured.
+    pub settings: Arc<dyn Settings>,
+    /// What the store marks when deliveries fall due.
+    pub due: Arc<Due>,
+}
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The settings cannot be read.
+    #[error("cannot read the settings: {0}")]
+    Settings(#[from] StoreError),
+}
+
+/// A relay that is bound but does not serve yet.
+#[derive(Debug)]
+pub struct Relay {
+    public: Door,
+    admin: Door,
+    public_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    stores: Stores,
+    tenancy: Arc<Tenancy>,
+    ingress: Arc<Ingress>,
+    public_url: String,
+    grace: Duration,
+}
+
+impl Relay {
+    /// Reads the settings and binds both listeners, so that failure is immediate and ports are known.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: tell the operator and exit.
+    pub async fn bind(
+        config: &Config,
+        stores: Stores,
+        key: SecretKey,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let tls = match (&config.tls_cert, &config.tls_key) {
+            (Some(certificate), Some(key)) => Some(listener::load_tls(certificate, key)?),
+            _ => None,
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let limits = DoorLimits {
+            connections_max: config.limits.connections_max,
+            connections_per_ip_max: config.limits.connections_per_ip_max,
+        };
+        let (public, public_addr) = bind(config.listen, tls, limits).await?;
+        let (admin, admin_addr) = bind(config.admin_listen, None, limits).await?;
+
+        let events = Arc::clone(&stores.events);
+        let tenancy = Tenancy::open(
+            Arc::clone(&stores.settings),
+            Arc::clone(&events),
+            key,
+            clock,
+            config.tenancy(),
+        );
+        let tenancy = Arc::new(tenancy.await?);
+        let public_url = config
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("{scheme}://{public_addr}"));
+        let public_url = public_url.trim_end_matches('/').to_owned();
+        let ingress = IngressConfig {
+            body_bytes_in_flight_max: config.limits.body_bytes_in_flight_max,
+            body_bytes_max: config.limits.body_bytes_max,
+            body_deadlines: BodyDeadlines::default(),
+            public_url: public_url.clone(),
+            trusted_proxies: config.trusted_proxies(),
+        };
+        let ingress = Arc::new(Ingress::new(ingress, Arc::clone(&tenancy), events));
+        let grace = Duration::from_secs(config.session.grace_s);
+        Ok(Self {
+            public,
+            admin,
+            public_addr,
+            admin_addr,
+            stores,
+            tenancy,
+            ingress,
+            public_url,
+            grace,
+        })
+    }
+
+    /// Where providers and agents connect.
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public_addr
+    }
+
+    /// Where the API is.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// What providers see, without a final slash.
+    pub fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// Begins to serve.
+    pub fn start(self) -> Running {
+        let tasks = TaskTracker::new();
+        let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+        let Stores {
+            events,
+            queries,
+            due,
+            ..
+        } = self.stores;
+        let settler = Arc::new(Settler::new(
+            Arc::clone(&events),
+            Arc::clone(&due),
+            policies(&self.tenancy),
+        ));
+        let (dispatcher, dispatch) =
+            Dispatcher::new(Arc::clone(&events), due, Arc::clone(&settler));
+        let registry = Arc::new(Registry::default());
+        let sessions = Arc::new(SessionContext {
+            store: Arc::clone(&events),
+            settler,
+            dispatch: DispatchHandle::clone(&dispatch),
+            registry: Arc::clone(&registry),
+            tenancy: Arc::clone(&self.tenancy),
+            tasks: tasks.clone(),
+            draining: draining.clone(),
+            stop: stop.clone(),
+            grace: self.grace,
+            public_url: self.public_url.clone(),
+        });
+        let public = Arc::new(PublicDoor {
+            ingress: self.ingress,
+            sessions,
+        });
+        let admin = Arc::new(AdminDoor(api::router(api::ApiState {
+            tenancy: Arc::clone(&self.tenancy),
+            events: Arc::clone(&events),
+            queries,
+            public_url: self.public_url,
+        })));
+
+        let mut vital = JoinSet::new();
+        vital.spawn(self.public.serve(public, tasks.clone(), draining.clone()));
+        vital.spawn(self.admin.serve(admin, tasks.clone(), stop.clone()));
+        vital.spawn(dispatcher.run(stop.clone()));
+        vital.spawn(sweep_listeners(self.tenancy, stop.clone()));
+        Running {
+            vital,
+            tasks,
+            draining,
+            stop,
+            registry,
+            events,
+        }
+    }
+}
+
+async fn bind(
+    addr: SocketAddr,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    limits: DoorLimits,
+) -> Result<(Door, SocketAddr), StartError> {
+    let failed = |source| StartError::Bind { addr, source };
+    let door = Door::bind(addr, tls, limits, DoorTimeouts::default())
+        .await
+        .map_err(failed)?;
+    let addr = door.local_addr().map_err(failed)?;
+    Ok((door, addr))
+}
+
+/// The settler asks for policies at the time of the verdict, so that changes count at once.
+fn policies(tenancy: &Arc<Tenancy>) -> Box<crate::settle::Policies> {
+    let tenancy = Arc::clone(tenancy);
+    Box::new(move |key: DestinationKey| {
+        let directory = tenancy.directory();
+        let destination = directory.destination(key.tenant, key.destination)?;
+        Some(destination.policy.retry.clone())
+    })
+}
+
+/// Ends the destinations of listeners that have gone.
+async fn sweep_listeners(tenancy: Arc<Tenancy>, stop: CancellationToken) {
+    let mut ticks = time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        for key in tenancy.listeners_to_expire(tenancy.now()) {
+            if let Err(error) = tenancy.expire_listen(key).await {
+                warn!(%error, destination = %key.destination, "a listener's destination could not be ended");
+            }
+        }
+    }
+}
+
+/// A relay that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Tasks without which nothing works: the first exit ends the relay.
+    vital: JoinSet<()>,
+    /// Tasks that come and go: connections and sessions.
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    stop: CancellationToken,
+    registry: Arc<Registry>,
+    events: Arc<dyn Events>,
+}
+
+impl Running {
+    /// Returns when a vital task has ended, which it never should. Cancel-safe.
+    pub async fn failed(&mut self) {
+        match self.vital.join_next().await {
+            Some(Err(error)) => error!(%error, "a vital task of the relay failed"),
+            Some(Ok(())) | None => error!("a vital task of the relay ended"),
+        }
+    }
+
+    /// Stops in the order of the journey: no new requests, then agents finish and leave within
+    /// `deadline`, then everything ends and the store closes.
+    pub async fn drain(self, deadline: Duration) {
+        info!(sessions = self.registry.len(), "draining");
+        self.draining.cancel();
+        let all_left = async {
+            while !self.registry.is_empty() {
+                time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        if time::timeout(deadline, all_left).await.is_err() {
+            warn!(
+                sessions = self.registry.len(),
+                "agents had not left by the drain deadline"
+            );
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        if time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
+            warn!(tasks = self.tasks.len(), "tasks had not ended in time");
+        }
+        self.events.close().await;
+        info!("stopped");
+    }
+}
+
+/// Providers and agents.
+struct PublicDoor {
+    ingress: Arc<Ingress>,
+    sessions: Arc<SessionContext>,
+}
+
+impl Handler for PublicDoor {
+    type Body = Full<Bytes>;
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        head: Head,
+    ) -> Response<Self::Body> {
+        let path = request.uri().path();
+        if path == CONNECT_PATH {
+            return session::upgrade(&self.sessions, request);
+        }
+        if path.starts_with("/in/") {
+            return self.ingress.answer(request, peer, &head).await;
+        }
+        Problem::new(Code::SourceUnknown).into_response()
+    }
+}
+
+/// The API.
+struct AdminDoor(axum::Router);
+
+impl Handler for AdminDoor {
+    type Body = axum::body::Body;
+
+    async fn handle(&self, request: Request<Incoming>, _: Peer, _: Head) -> Response<Self::Body> {
+        match self
+            .0
+            .clone()
+            .oneshot(request.map(axum::body::Body::new))
+            .await
+        {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which leases an agent instance holds, over all its sessions. They belong to the instance, not to
+//! a connection: a cut link must not make another agent repeat work that is still being done.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use protocol::id::{DeliveryId, SessionId};
+
+use crate::store::LeaseInfo;
+
+/// The leases of one agent instance.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    held: HashMap<DeliveryId, Holding>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    lease: LeaseInfo,
+    /// The session it travelled on; none once that has ended without Bye.
+    owner: Option<SessionId>,
+    /// After this it is not ours to speak of any more.
+    until: Instant,
+}
+
+impl Holdings {
+    /// A session was handed a lease, or took it over after a reconnect.
+    pub(super) fn hold(&mut self, lease: LeaseInfo, owner: SessionId, until: Instant) {
+        self.held.insert(
+            lease.delivery,
+            Holding {
+                lease,
+                owner: Some(owner),
+                until,
+            },
+        );
+    }
+
+    /// The lease of a delivery, if the instance holds one.
+    pub(super) fn get(&self, delivery: DeliveryId) -> Option<LeaseInfo> {
+        self.held.get(&delivery).map(|holding| holding.lease)
+    }
+
+    /// The attempt is over. A later attempt of the same delivery stays.
+    pub(super) fn drop_attempt(&mut self, delivery: DeliveryId, attempt: u32) {
+        if self
+            .get(delivery)
+            .is_some_and(|lease| lease.attempt <= attempt)
+        {
+            self.held.remove(&delivery);
+        }
+    }
+
+    /// The agent still works on it, over this session.
+    pub(super) fn renew(&mut self, delivery: DeliveryId, owner: SessionId, until: Instant) {
+        if let Some(holding) = self.held.get_mut(&delivery) {
+            holding.owner = Some(owner);
+            holding.until = until;
+        }
+    }
+
+    /// A session ended on purpose: what it held may go to others at once.
+    pub(super) fn take_all_of(&mut self, session: SessionId) -> Vec<LeaseInfo> {
+        self.extract(|holding| holding.owner == Some(session))
+    }
+
+    /// A session ended without a word: what it held is kept for the agent's return.
+    pub(super) fn orphan(&mut self, session: SessionId, until: Instant) -> Vec<LeaseInfo> {
+        let orphans = self
+            .held
+            .values_mut()
+            .filter(|holding| holding.owner == Some(session));
+        orphans
+            .map(|holding| {
+                holding.owner = None;
+                holding.until = until;
+                holding.lease
+            })
+            .collect()
+    }
+
+    /// The agent is back and did not name these: they died with it.
+    pub(super) fn take_orphans_but(&mut self, named: &[DeliveryId]) -> Vec<LeaseInfo> {
+        self.extract(|holding| holding.owner.is_none() && !named.contains(&holding.lease.delivery))
+    }
+
+    /// Forgets what has run out; the store has taken it back by itself.
+    pub(super) fn prune(&mut self, now: Instant) {
+        // A little later than the store, which decides.
+        self.held
+            .retain(|_, holding| holding.until + Duration::from_secs(1) > now);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    fn extract(&mut self, is_wanted: impl Fn(&Holding) -> bool) -> Vec<LeaseInfo> {
+        self.held
+            .extract_if(|_, holding| is_wanted(holding))
+            .map(|(_, holding)| holding.lease)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::{DestinationId, EventId, TenantId};
+
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        store::{DestinationKey, LeaseToken},
+    };
+
+    fn lease(number: u128) -> LeaseInfo {
+        LeaseInfo {
+            token: LeaseToken {
+                incarnation: 1,
+                counter: 1,
+            },
+            key: DestinationKey {
+                tenant: TenantId::from_u128(1),
+                destination: DestinationId::from_u128(1),
+            },
+            delivery: DeliveryId::from_u128(number),
+            event: EventId::from_u128(1),
+            attempt: 1,
+            first_attempt_at: Timestamp(0),
+        }
+    }
+
+    fn later(now: Instant) -> Instant {
+        now + Duration::from_secs(60)
+    }
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_stale_session_takes_nothing_from_its_successor() {
+        let (old, new) = (SessionId::from_u128(1), SessionId::from_u128(2));
+        let mut holdings = Holdings::default();
+        holdings.hold(lease(1), old, later(now()));
+        holdings.hold(lease(2), old, later(now()));
+        holdings.hold(lease(1), new, later(now()));
+
+        let orphans = holdings.orphan(old, later(now()));
+        assert_eq!(orphans, [lease(2)]);
+        assert_eq!(holdings.take_orphans_but(&[]), [lease(2)]);
+        assert_eq!(holdings.take_all_of(new), [lease(1)]);
+        assert!(holdings.is_empty());
+    }
+
+    #[test]
+    fn what_runs_out_is_forgotten() {
+        let mut holdings = Holdings::default();
+        let session = SessionId::from_u128(1);
+        holdings.hold(lease(1), session, now());
+        holdings.hold(lease(2), session, later(now()));
+
+        holdings.prune(now() + Duration::from_secs(2));
+        assert_eq!(holdings.get(lease(1).delivery), None);
+        assert_eq!(holdings.get(lease(2).delivery), Some(lease(2)));
+    }
+}

@@ -1,0 +1,139 @@
+//! Every live session and what agent instances hold, for the whole relay.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use dashmap::DashMap;
+use protocol::id::{AgentId, DestinationId, SessionId, TenantId};
+
+use super::holdings::Holdings;
+use crate::clock::Timestamp;
+
+/// An agent instance of a tenant.
+pub(super) type InstanceKey = (TenantId, AgentId);
+
+/// Every live session of the relay.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: DashMap<SessionId, Arc<LiveSession>>,
+    instances: DashMap<InstanceKey, Arc<Mutex<Holdings>>>,
+}
+
+/// A live session, as the rest of the relay sees it.
+#[derive(Debug)]
+pub(super) struct LiveSession {
+    pub(super) id: SessionId,
+    pub(super) tenant: TenantId,
+    pub(super) agent: AgentId,
+    pub(super) name: String,
+    pub(super) program: String,
+    pub(super) destinations: Vec<DestinationId>,
+    pub(super) since: Timestamp,
+    /// The last round trip, in microseconds; 0 before the first.
+    pub(super) rtt_us: AtomicU64,
+}
+
+/// A live session, for people.
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    /// Its name.
+    pub id: SessionId,
+    /// The agent instance.
+    pub agent: AgentId,
+    /// What people call the agent.
+    pub name: String,
+    /// Its program and version.
+    pub program: String,
+    /// What it serves.
+    pub destinations: Vec<DestinationId>,
+    /// When it was welcomed.
+    pub since: Timestamp,
+    /// The last round trip of a heartbeat, in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+impl Registry {
+    pub(super) fn add(&self, session: LiveSession) -> Arc<LiveSession> {
+        let session = Arc::new(session);
+        self.sessions.insert(session.id, Arc::clone(&session));
+        session
+    }
+
+    /// Forgets a session, and its instance once it holds nothing.
+    pub(super) fn remove(&self, session: SessionId) {
+        let Some((_, session)) = self.sessions.remove(&session) else {
+            return;
+        };
+        let key = (session.tenant, session.agent);
+        self.prune(key, Instant::now());
+    }
+
+    /// What an instance holds.
+    pub(super) fn holdings(&self, key: InstanceKey) -> Arc<Mutex<Holdings>> {
+        Arc::clone(&self.instances.entry(key).or_default())
+    }
+
+    /// Forgets what an instance that did not return has held.
+    pub(super) fn prune(&self, key: InstanceKey, now: Instant) {
+        self.instances.remove_if(&key, |_, holdings| {
+            // Somebody else may hold on to it: a session that is live.
+            let mut held = lock(holdings);
+            held.prune(now);
+            held.is_empty() && Arc::strong_count(holdings) == 1
+        });
+    }
+
+    /// How many sessions are live.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether no session is live.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Whether any live session serves a destination.
+    pub fn serves(&self, tenant: TenantId, destination: DestinationId) -> bool {
+        self.sessions
+            .iter()
+            .any(|session| session.tenant == tenant && session.destinations.contains(&destination))
+    }
+
+    /// The live sessions of a tenant, oldest first.
+    pub fn of_tenant(&self, tenant: TenantId) -> Vec<SessionView> {
+        let mut views: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|session| session.tenant == tenant)
+            .map(|session| session.view())
+            .collect();
+        views.sort_by_key(|view| view.id);
+        views
+    }
+}
+
+impl LiveSession {
+    fn view(&self) -> SessionView {
+        let rtt_us = self.rtt_us.load(Ordering::Relaxed);
+        SessionView {
+            id: self.id,
+            agent: self.agent,
+            name: self.name.clone(),
+            program: self.program.clone(),
+            destinations: self.destinations.clone(),
+            since: self.since,
+            rtt_us: (rtt_us > 0).then_some(rtt_us),
+        }
+    }
+}
+
+/// Locks holdings; a panic elsewhere does not make them wrong.
+pub(super) fn lock(holdings: &Mutex<Holdings>) -> MutexGuard<'_, Holdings> {
+    holdings.lock().unwrap_or_else(PoisonError::into_inner)
+}

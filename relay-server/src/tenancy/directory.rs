@@ -1,0 +1,328 @@
+//! The picture of all settings that ingress, sessions and dispatch read, made anew on every change.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
+
+use super::{
+    Destination, Name, Route, SecretKey, Source, Tenant, Token, TokenHash, TokenText,
+    documents::{self, Stored},
+    secrets::Place,
+};
+use crate::{
+    clock::Timestamp,
+    ingress::Rate,
+    store::{Resource, ResourceKind, StoreError},
+    verify::{Secret, Verifier},
+};
+
+/// All settings, by id. Cloning it copies references.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Records {
+    pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    pub(super) sources: BTreeMap<SourceId, Arc<Source>>,
+    pub(super) destinations: BTreeMap<DestinationId, Arc<Destination>>,
+    pub(super) routes: BTreeMap<RouteId, Arc<Route>>,
+    pub(super) tokens: BTreeMap<TokenId, Arc<Token>>,
+}
+
+impl Records {
+    /// Reads what the store holds.
+    pub(super) fn read(resources: &[Resource]) -> Result<Self, StoreError> {
+        let mut records = Self::default();
+        for resource in resources {
+            match resource.kind {
+                ResourceKind::Tenant => records.insert(documents::read::<Tenant>(resource)?),
+                ResourceKind::Source => records.insert(documents::read::<Source>(resource)?),
+                ResourceKind::Destination => {
+                    records.insert(documents::read::<Destination>(resource)?);
+                }
+                ResourceKind::Route => records.insert(documents::read::<Route>(resource)?),
+                ResourceKind::Token => records.insert(documents::read::<Token>(resource)?),
+            }
+        }
+        Ok(records)
+    }
+
+    pub(super) fn insert<R: Recorded>(&mut self, record: R) {
+        R::of(self).insert(record.key(), Arc::new(record));
+    }
+
+    pub(super) fn remove<R: Recorded>(&mut self, key: R::Key) {
+        R::of(self).remove(&key);
+    }
+}
+
+/// A kind of record, and where it is kept.
+pub(super) trait Recorded: Stored {
+    type Key: Ord;
+
+    fn key(&self) -> Self::Key;
+    fn of(records: &mut Records) -> &mut BTreeMap<Self::Key, Arc<Self>>;
+}
+
+macro_rules! recorded {
+    ($($record:ident, $key:ident, $field:ident;)*) => {$(
+        impl Recorded for $record {
+            type Key = $key;
+
+            fn key(&self) -> $key {
+                self.id
+            }
+
+            fn of(records: &mut Records) -> &mut BTreeMap<$key, Arc<Self>> {
+                &mut records.$field
+            }
+        }
+    )*};
+}
+
+recorded! {
+    Tenant, TenantId, tenants;
+    Source, SourceId, sources;
+    Destination, DestinationId, destinations;
+    Route, RouteId, routes;
+    Token, TokenId, tokens;
+}
+
+/// A source, ready for requests.
+#[derive(Debug)]
+pub struct LiveSource {
+    /// The source.
+    pub source: Arc<Source>,
+    /// What checks its requests. An error, in words for its owner, if stored settings or secrets no
+    /// longer work: answer 503 then, never 2xx.
+    pub verifier: Result<Verifier, String>,
+    /// The methods it takes.
+    pub methods: Vec<String>,
+    /// The same for Allow.
+    pub allow: http::HeaderValue,
+    /// Where its events go, each once.
+    pub destinations: Vec<DestinationId>,
+    /// How fast it takes requests, if limited. Starts anew when the source changes.
+    pub rate: Option<Rate>,
+}
+
+impl LiveSource {
+    fn new(source: Arc<Source>, destinations: Vec<DestinationId>, key: &SecretKey) -> Self {
+        let verifier = open_secrets(&source, key).and_then(|secrets| {
+            let verifier = source.settings.verifier(secrets);
+            verifier.map_err(|invalid| invalid.to_string())
+        });
+        let methods = source.settings.methods();
+        let allow = http::HeaderValue::from_str(&methods.join(", "))
+            .unwrap_or(http::HeaderValue::from_static("POST"));
+        let rate = source.settings.rate_per_second.map(Rate::new);
+        Self {
+            source,
+            verifier,
+            methods,
+            allow,
+            destinations,
+            rate,
+        }
+    }
+
+    /// Whether it takes a method.
+    pub fn takes(&self, method: &str) -> bool {
+        self.methods.iter().any(|taken| taken == method)
+    }
+
+    /// Whether it still shows these settings.
+    fn is_current(&self, source: &Arc<Source>, destinations: &[DestinationId]) -> bool {
+        Arc::ptr_eq(&self.source, source) && self.destinations == destinations
+    }
+}
+
+/// Where the secrets of a source belong.
+pub(super) fn secret_place(source: &Source) -> Place<'static> {
+    Place {
+        tenant: source.tenant,
+        resource: source.id.as_u128(),
+        field: "secret",
+    }
+}
+
+/// Decrypts the secrets of a source.
+pub(super) fn open_secrets(source: &Source, key: &SecretKey) -> Result<Vec<Secret>, String> {
+    let opened = source.secrets.iter().map(|secret| {
+        let bytes = key
+            .open(secret_place(source), &secret.sealed)
+            .map_err(|error| error.to_string())?;
+        let text = String::from_utf8(bytes.to_vec())
+            .map_err(|_| "the stored secret is not text".to_owned())?;
+        Ok(Secret::from_text(text))
+    });
+    opened.collect()
+}
+
+/// Why a credential was not accepted. The peer learns no more than that it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// Mistyped, or no token at all.
+    #[error("not a token")]
+    Malformed,
+    /// Never existed, or was revoked.
+    #[error("an unknown or revoked token")]
+    Unknown,
+    /// No longer valid.
+    #[error("an expired token")]
+    Expired,
+}
+
+/// All settings at one moment, with the indexes that the hot path needs.
+#[derive(Debug, Default)]
+pub struct Directory {
+    records: Records,
+    live: HashMap<SourceId, Arc<LiveSource>>,
+    by_key: HashMap<String, Arc<LiveSource>>,
+    tenant_names: HashMap<Name, TenantId>,
+    source_names: HashMap<(TenantId, Name), SourceId>,
+    destination_names: HashMap<(TenantId, Name), DestinationId>,
+    tokens: HashMap<TokenHash, Arc<Token>>,
+}
+
+impl Directory {
+    /// Indexes records; what `previous` prepared for unchanged sources is used again.
+    pub(super) fn build(records: Records, previous: &Self, key: &SecretKey) -> Self {
+        let mut routed: HashMap<SourceId, Vec<DestinationId>> = HashMap::new();
+        for route in records.routes.values() {
+            let exists = records.destinations.contains_key(&route.destination);
+            let destinations = routed.entry(route.source).or_default();
+            if exists && !destinations.contains(&route.destination) {
+                destinations.push(route.destination);
+            }
+        }
+        let mut directory = Self::default();
+        for (id, source) in &records.sources {
+            let destinations = routed.remove(id).unwrap_or_default();
+            let live = match previous.live.get(id) {
+                Some(live) if live.is_current(source, &destinations) => Arc::clone(live),
+                _ => Arc::new(LiveSource::new(Arc::clone(source), destinations, key)),
+            };
+            directory
+                .by_key
+                .insert(source.key.to_string(), Arc::clone(&live));
+            directory.live.insert(*id, live);
+            let name = (source.tenant, source.name.clone());
+            directory.source_names.insert(name, *id);
+        }
+        for (id, destination) in &records.destinations {
+            let name = (destination.tenant, destination.name.clone());
+            directory.destination_names.insert(name, *id);
+        }
+        for (id, tenant) in &records.tenants {
+            directory.tenant_names.insert(tenant.name.clone(), *id);
+        }
+        for token in records.tokens.values() {
+            directory.tokens.insert(token.hash, Arc::clone(token));
+        }
+        directory.records = records;
+        directory
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The source with this key in its URL, enabled or not.
+    pub fn source_by_key(&self, key: &str) -> Option<&Arc<LiveSource>> {
+        self.by_key.get(key)
+    }
+
+    /// A source of a tenant.
+    pub fn source(&self, tenant: TenantId, id: SourceId) -> Option<&Arc<LiveSource>> {
+        self.live
+            .get(&id)
+            .filter(|live| live.source.tenant == tenant)
+    }
+
+    /// A source of a tenant by its name.
+    pub fn source_by_name(&self, tenant: TenantId, name: &Name) -> Option<&Arc<LiveSource>> {
+        let id = self.source_names.get(&(tenant, name.clone()))?;
+        self.live.get(id)
+    }
+
+    /// A destination of a tenant.
+    pub fn destination(&self, tenant: TenantId, id: DestinationId) -> Option<&Arc<Destination>> {
+        let destination = self.records.destinations.get(&id)?;
+        (destination.tenant == tenant).then_some(destination)
+    }
+
+    /// A destination of a tenant by its name.
+    pub fn destination_by_name(&self, tenant: TenantId, name: &Name) -> Option<&Arc<Destination>> {
+        let id = self.destination_names.get(&(tenant, name.clone()))?;
+        self.records.destinations.get(id)
+    }
+
+    /// A tenant.
+    pub fn tenant(&self, id: TenantId) -> Option<&Arc<Tenant>> {
+        self.records.tenants.get(&id)
+    }
+
+    /// A tenant by its name.
+    pub fn tenant_by_name(&self, name: &Name) -> Option<&Arc<Tenant>> {
+        self.records.tenants.get(self.tenant_names.get(name)?)
+    }
+
+    /// A token, if it was not revoked; it may have expired.
+    pub fn token(&self, id: TokenId) -> Option<&Arc<Token>> {
+        self.records.tokens.get(&id)
+    }
+
+    /// All tenants, oldest first.
+    pub fn tenants(&self) -> impl DoubleEndedIterator<Item = &Arc<Tenant>> {
+        self.records.tenants.values()
+    }
+
+    /// The sources of a tenant, oldest first.
+    pub fn sources(&self, tenant: TenantId) -> impl DoubleEndedIterator<Item = &Arc<Source>> {
+        let of_tenant = move |source: &&Arc<Source>| source.tenant == tenant;
+        self.records.sources.values().filter(of_tenant)
+    }
+
+    /// The destinations of a tenant, oldest first.
+    pub fn destinations(
+        &self,
+        tenant: TenantId,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Destination>> {
+        let of_tenant = move |destination: &&Arc<Destination>| destination.tenant == tenant;
+        self.records.destinations.values().filter(of_tenant)
+    }
+
+    /// The routes of a tenant, oldest first.
+    pub fn routes(&self, tenant: TenantId) -> impl DoubleEndedIterator<Item = &Arc<Route>> {
+        let of_tenant = move |route: &&Arc<Route>| route.tenant == tenant;
+        self.records.routes.values().filter(of_tenant)
+    }
+
+    /// The tokens of a tenant, or the operators', oldest first.
+    pub fn tokens(&self, tenant: Option<TenantId>) -> impl DoubleEndedIterator<Item = &Arc<Token>> {
+        let of_tenant = move |token: &&Arc<Token>| token.tenant == tenant;
+        self.records.tokens.values().filter(of_tenant)
+    }
+
+    /// Recognises a credential.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenRefusal`], for the log only: the peer is told 401, whichever it is.
+    pub fn authenticate(&self, text: &str, now: Timestamp) -> Result<Arc<Token>, TokenRefusal> {
+        let text: TokenText = text.parse().map_err(|_| TokenRefusal::Malformed)?;
+        let hash = text.hash();
+        let token = self.tokens.get(&hash).ok_or(TokenRefusal::Unknown)?;
+        let orphan = token
+            .tenant
+            .is_some_and(|tenant| self.tenant(tenant).is_none());
+        if !token.hash.is(&hash) || token.kind != text.kind() || orphan {
+            return Err(TokenRefusal::Unknown);
+        }
+        if token.is_expired(now) {
+            return Err(TokenRefusal::Expired);
+        }
+        Ok(Arc::clone(token))
+    }
+}

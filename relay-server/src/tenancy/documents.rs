@@ -1,0 +1,445 @@
+//! The JSON documents in the store, apart from the types they become: either can change alone, and
+//! a document of an older version reads with defaults.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    Dedupe, Destination, DestinationPolicy, Expiring, Name, Revision, Route, SchemeChoice, Source,
+    SourceKey, SourceSecret, SourceSettings, Tenant, Token, TokenHash, secrets::Sealed,
+    source::BODY_BYTES_DEFAULT,
+};
+use crate::{
+    clock::Timestamp,
+    lifecycle::RetryPolicy,
+    store::{Resource, ResourceKind, StoreError},
+    verify::RuleSpec,
+};
+
+/// What can be stored as a resource.
+pub(super) trait Stored: Sized {
+    const KIND: ResourceKind;
+
+    fn id(&self) -> u128;
+    fn name(&self) -> &Name;
+    fn revision(&self) -> &Revision;
+    fn revision_mut(&mut self) -> &mut Revision;
+    fn owner(&self) -> Option<TenantId>;
+    /// The JSON document.
+    fn document(&self) -> String;
+    /// Reads a stored resource; `None` if it is not one of this kind.
+    fn read(resource: &Resource) -> Option<Self>;
+
+    /// As the store takes it.
+    fn to_resource(&self) -> Resource {
+        let revision = self.revision();
+        Resource {
+            kind: Self::KIND,
+            id: self.id(),
+            tenant: self.owner(),
+            name: self.name().to_string(),
+            document: self.document(),
+            version: revision.version,
+            created_at: revision.created_at,
+            updated_at: revision.updated_at,
+        }
+    }
+}
+
+/// Reads a resource, or says that the settings are damaged.
+pub(super) fn read<R: Stored>(resource: &Resource) -> Result<R, StoreError> {
+    R::read(resource).ok_or_else(|| {
+        let kind = resource.kind.as_str();
+        StoreError::Corrupt(format!(
+            "the settings of {kind} `{}` cannot be read",
+            resource.name
+        ))
+    })
+}
+
+fn revision(resource: &Resource) -> Revision {
+    Revision {
+        version: resource.version,
+        created_at: resource.created_at,
+        updated_at: resource.updated_at,
+    }
+}
+
+fn to_json(document: &impl Serialize) -> String {
+    // Structs of texts, numbers, lists and maps with text keys always have a JSON form.
+    serde_json::to_string(document).unwrap_or_default()
+}
+
+fn from_json<D: DeserializeOwned>(resource: &Resource) -> Option<D> {
+    serde_json::from_str(&resource.document).ok()
+}
+
+/// What is the same for every kind.
+macro_rules! identity {
+    ($kind:ident, $owner:expr) => {
+        const KIND: ResourceKind = ResourceKind::$kind;
+
+        fn id(&self) -> u128 {
+            self.id.as_u128()
+        }
+
+        fn name(&self) -> &Name {
+            &self.name
+        }
+
+        fn revision(&self) -> &Revision {
+            &self.revision
+        }
+
+        fn revision_mut(&mut self) -> &mut Revision {
+            &mut self.revision
+        }
+
+        fn owner(&self) -> Option<TenantId> {
+            let owner: fn(&Self) -> Option<TenantId> = $owner;
+            owner(self)
+        }
+    };
+}
+
+impl Stored for Tenant {
+    identity!(Tenant, |tenant| Some(tenant.id));
+
+    fn document(&self) -> String {
+        "{}".to_owned()
+    }
+
+    fn read(resource: &Resource) -> Option<Self> {
+        Some(Self {
+            id: TenantId::from_u128(resource.id),
+            name: resource.name.parse().ok()?,
+            revision: revision(resource),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SourceDocument {
+    key: String,
+    #[serde(default = "yes")]
+    enabled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rule: Option<Box<RuleSpec>>,
+    #[serde(default)]
+    vars: BTreeMap<String, String>,
+    #[serde(default)]
+    public_keys: Vec<String>,
+    #[serde(default)]
+    methods: Option<Vec<String>>,
+    #[serde(default = "body_bytes_default")]
+    body_bytes_max: u64,
+    #[serde(default)]
+    dedupe: DedupeDocument,
+    #[serde(default)]
+    ip_allow: Vec<String>,
+    #[serde(default)]
+    rate_per_second: Option<u32>,
+    #[serde(default)]
+    secrets: Vec<SecretDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DedupeDocument {
+    window_ms: u64,
+    body_hash: bool,
+    header: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SecretDocument {
+    sealed: String,
+    added_at: Timestamp,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn body_bytes_default() -> u64 {
+    BODY_BYTES_DEFAULT
+}
+
+impl Default for DedupeDocument {
+    fn default() -> Self {
+        Self::from(&Dedupe::default())
+    }
+}
+
+impl From<&Dedupe> for DedupeDocument {
+    fn from(dedupe: &Dedupe) -> Self {
+        Self {
+            window_ms: millis(dedupe.window),
+            body_hash: dedupe.body_hash,
+            header: dedupe.header.clone(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Stored for Source {
+    identity!(Source, |source| Some(source.tenant));
+
+    fn document(&self) -> String {
+        let settings = &self.settings;
+        let (preset, rule) = match &settings.scheme {
+            SchemeChoice::Preset(name) => (Some(name.clone()), None),
+            SchemeChoice::Own(rule) => (None, Some(rule.clone())),
+        };
+        let secrets = self.secrets.iter().map(|secret| SecretDocument {
+            sealed: secret.sealed.as_str().to_owned(),
+            added_at: secret.added_at,
+        });
+        to_json(&SourceDocument {
+            key: self.key.to_string(),
+            enabled: settings.enabled,
+            preset,
+            rule,
+            vars: settings.vars.clone(),
+            public_keys: settings.public_keys.clone(),
+            methods: settings.methods.clone(),
+            body_bytes_max: settings.body_bytes_max,
+            dedupe: DedupeDocument::from(&settings.dedupe),
+            ip_allow: settings.ip_allow.iter().map(ToString::to_string).collect(),
+            rate_per_second: settings.rate_per_second,
+            secrets: secrets.collect(),
+        })
+    }
+
+    fn read(resource: &Resource) -> Option<Self> {
+        let document: SourceDocument = from_json(resource)?;
+        let ip_allow = document.ip_allow.iter().map(|range| range.parse().ok());
+        let secrets = document.secrets.into_iter().map(|secret| SourceSecret {
+            sealed: Sealed::from_stored(secret.sealed),
+            added_at: secret.added_at,
+        });
+        let settings = SourceSettings {
+            enabled: document.enabled,
+            scheme: match (document.preset, document.rule) {
+                (Some(name), None) => SchemeChoice::Preset(name),
+                (None, Some(rule)) => SchemeChoice::Own(rule),
+                _ => return None,
+            },
+            vars: document.vars,
+            public_keys: document.public_keys,
+            methods: document.methods,
+            body_bytes_max: document.body_bytes_max,
+            dedupe: Dedupe {
+                window: Duration::from_millis(document.dedupe.window_ms),
+                body_hash: document.dedupe.body_hash,
+                header: document.dedupe.header,
+            },
+            ip_allow: ip_allow.collect::<Option<_>>()?,
+            rate_per_second: document.rate_per_second,
+        };
+        Some(Self {
+            id: SourceId::from_u128(resource.id),
+            tenant: resource.tenant?,
+            name: resource.name.parse().ok()?,
+            revision: revision(resource),
+            key: SourceKey::from_stored(document.key),
+            settings,
+            secrets: secrets.collect(),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DestinationDocument {
+    timeout_ms: u64,
+    #[serde(default)]
+    retry: RetryPolicy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expiring: Option<ExpiringDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ExpiringDocument {
+    agent: AgentId,
+    token: TokenId,
+}
+
+impl Stored for Destination {
+    identity!(Destination, |destination| Some(destination.tenant));
+
+    fn document(&self) -> String {
+        to_json(&DestinationDocument {
+            timeout_ms: millis(self.policy.timeout),
+            retry: self.policy.retry.clone(),
+            expiring: self
+                .expiring
+                .map(|Expiring { agent, token }| ExpiringDocument { agent, token }),
+        })
+    }
+
+    fn read(resource: &Resource) -> Option<Self> {
+        let document: DestinationDocument = from_json(resource)?;
+        Some(Self {
+            id: DestinationId::from_u128(resource.id),
+            tenant: resource.tenant?,
+            name: resource.name.parse().ok()?,
+            revision: revision(resource),
+            policy: DestinationPolicy {
+                timeout: Duration::from_millis(document.timeout_ms),
+                retry: document.retry,
+            },
+            expiring: document
+                .expiring
+                .map(|ExpiringDocument { agent, token }| Expiring { agent, token }),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct RouteDocument {
+    source: SourceId,
+    destination: DestinationId,
+}
+
+impl Stored for Route {
+    identity!(Route, |route| Some(route.tenant));
+
+    fn document(&self) -> String {
+        to_json(&RouteDocument {
+            source: self.source,
+            destination: self.destination,
+        })
+    }
+
+    fn read(resource: &Resource) -> Option<Self> {
+        let document: RouteDocument = from_json(resource)?;
+        Some(Self {
+            id: RouteId::from_u128(resource.id),
+            tenant: resource.tenant?,
+            name: resource.name.parse().ok()?,
+            revision: revision(resource),
+            source: document.source,
+            destination: document.destination,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenDocument {
+    kind: String,
+    scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    destinations: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+    sha256: String,
+}
+
+impl Stored for Token {
+    identity!(Token, |token| token.tenant);
+
+    fn document(&self) -> String {
+        let scopes = self.scopes.iter().map(|scope| scope.as_str().to_owned());
+        let names = |names: &Vec<Name>| names.iter().map(Name::to_string).collect();
+        to_json(&TokenDocument {
+            kind: self.kind.to_string(),
+            scopes: scopes.collect(),
+            destinations: self.destinations.as_ref().map(names),
+            expires_at: self.expires_at,
+            sha256: self.hash.to_hex(),
+        })
+    }
+
+    fn read(resource: &Resource) -> Option<Self> {
+        let document: TokenDocument = from_json(resource)?;
+        let scopes = document.scopes.iter().map(|scope| scope.parse().ok());
+        let destinations = match document.destinations {
+            None => None,
+            Some(names) => {
+                let names = names.iter().map(|name| name.parse().ok());
+                Some(names.collect::<Option<Vec<Name>>>()?)
+            }
+        };
+        Some(Self {
+            id: TokenId::from_u128(resource.id),
+            tenant: resource.tenant,
+            name: resource.name.parse().ok()?,
+            revision: revision(resource),
+            kind: document.kind.parse().ok()?,
+            scopes: scopes.collect::<Option<_>>()?,
+            destinations,
+            expires_at: document.expires_at,
+            hash: TokenHash::from_hex(&document.sha256)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(kind: ResourceKind, document: &str) -> Resource {
+        Resource {
+            kind,
+            id: 1,
+            tenant: Some(TenantId::from_u128(2)),
+            name: "orders".to_owned(),
+            document: document.to_owned(),
+            version: 3,
+            created_at: Timestamp(4),
+            updated_at: Timestamp(5),
+        }
+    }
+
+    #[track_caller]
+    fn check<R: Stored + PartialEq + std::fmt::Debug>(document: &str) {
+        let first: R = read(&resource(R::KIND, document)).unwrap();
+        let second: R = read(&first.to_resource()).unwrap();
+        assert_eq!(first, second, "what is written reads back");
+        assert!(R::KIND == ResourceKind::Tenant || read::<R>(&resource(R::KIND, "{")).is_err());
+    }
+
+    #[test]
+    fn documents_read_with_defaults_and_read_back() {
+        check::<Tenant>("{}");
+        check::<Source>(r#"{"key":"abc","preset":"stripe"}"#);
+        check::<Source>(
+            r#"{"key":"abc","enabled":false,"rule":{"kind":"none"},"vars":{"a":"b"},
+                "public_keys":["k"],"methods":["PUT"],"body_bytes_max":7,
+                "dedupe":{"window_ms":9,"body_hash":true,"header":"x-id"},
+                "ip_allow":["192.0.2.0/24","::1/128"],"rate_per_second":5,
+                "secrets":[{"sealed":"v1:a:b","added_at":6}]}"#,
+        );
+        check::<Destination>(r#"{"timeout_ms":5}"#);
+        check::<Destination>(
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"expiring":
+                {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
+        );
+        check::<Route>(
+            r#"{"source":"src_00000000000000000000000001","destination":"dst_00000000000000000000000002"}"#,
+        );
+        let hash = "00".repeat(32);
+        check::<Token>(&format!(
+            r#"{{"kind":"api","scopes":["tenant"],"sha256":"{hash}"}}"#
+        ));
+        check::<Token>(&format!(
+            r#"{{"kind":"agent","scopes":["connect","listen"],"destinations":["a"],"expires_at":9,"sha256":"{hash}"}}"#
+        ));
+    }
+
+    #[test]
+    fn a_source_checks_one_thing() {
+        for document in [
+            r#"{"key":"abc"}"#,
+            r#"{"key":"abc","preset":"x","rule":{"kind":"none"}}"#,
+        ] {
+            assert!(read::<Source>(&resource(ResourceKind::Source, document)).is_err());
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Providers' secrets at rest: encrypted and authenticated, bound to the place they belong to, so
+//! that a ciphertext moved to another tenant, resource or field does not open.
+
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use protocol::id::TenantId;
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use zeroize::Zeroizing;
+
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
+
+/// The longest key file that is read, in bytes.
+const KEY_FILE_BYTES_MAX: u64 = 1024;
+
+/// The version of the encrypted form.
+const VERSION: &str = "v1";
+
+/// Where a secret belongs; authenticated with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The 128 bits of the id of the resource that holds it.
+    pub resource: u128,
+    /// What it is of that resource.
+    pub field: &'a str,
+}
+
+impl Place<'_> {
+    fn to_aad(self) -> Aad<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(32 + self.field.len());
+        bytes.extend_from_slice(&self.tenant.as_u128().to_be_bytes());
+        bytes.extend_from_slice(&self.resource.to_be_bytes());
+        bytes.extend_from_slice(self.field.as_bytes());
+        Aad::from(bytes)
+    }
+}
+
+/// An encrypted secret as text: version, key id, nonce and ciphertext.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(String);
+
+impl Sealed {
+    /// The text to store.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes a stored text; whether it opens shows when it is opened.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed(..)")
+    }
+}
+
+/// Why a sealed secret did not open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Not the form this version writes.
+    #[error("the stored secret is not in a form this version knows")]
+    Malformed,
+    /// Sealed with a key that is not here.
+    #[error("the stored secret was sealed with key {0}, which is not the relay's key")]
+    OtherKey(String),
+    /// Changed, or moved from another place.
+    #[error("the stored secret was changed or belongs to another resource")]
+    Tampered,
+}
+
+/// The operating system gives no random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system gives no random numbers")]
+pub struct NoRandomness;
+
+/// The key that seals secrets.
+pub struct SecretKey {
+    id: String,
+    key: LessSafeKey,
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SecretKey {
+    /// Uses 32 bytes as the key.
+    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        let unbound = UnboundKey::new(&AES_256_GCM, bytes)
+            .unwrap_or_else(|_| unreachable!("AES-256 takes any {KEY_BYTES} bytes"));
+        let mut named = Zeroizing::new(b"hookferry key id".to_vec());
+        named.extend_from_slice(bytes);
+        let digest = digest::digest(&digest::SHA256, &named);
+        Self {
+            id: hex::encode(&digest.as_ref()[..4]),
+            key: LessSafeKey::new(unbound),
+        }
+    }
+
+    /// Reads the key from its file: 64 hex digits.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError`] says what to do about the file.
+    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
+        let failed = |source| KeyFileError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let metadata = fs::metadata(path).map_err(failed)?;
+        // What systemd hands over as a credential is readable for its group, and guarded by its directory.
+        let is_credential = path.starts_with("/run/credentials");
+        if metadata.permissions().mode() & 0o077 != 0 && !is_credential {
+            return Err(KeyFileError::Exposed(path.to_owned()));
+        }
+        let malformed = || KeyFileError::Malformed(path.to_owned());
+        if metadata.len() > KEY_FILE_BYTES_MAX {
+            return Err(malformed());
+        }
+        let text = Zeroizing::new(fs::read(path).map_err(failed)?);
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        hex::decode_to_slice(text.trim_ascii(), &mut *bytes).map_err(|_| malformed())?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Writes a new random key to a file that only its owner can read. Never replaces a file.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists`, or whatever the file system says.
+    pub fn create(path: &Path) -> io::Result<()> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        SystemRandom::new()
+            .fill(&mut *bytes)
+            .map_err(|_| io::Error::other(NoRandomness))?;
+        let text = Zeroizing::new(hex::encode(*bytes));
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    }
+
+    /// Encrypts a secret for one place.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`]: nothing can be kept secret on this machine at the moment.
+    pub fn seal(&self, place: Place<'_>, secret: &[u8]) -> Result<Sealed, NoRandomness> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .map_err(|_| NoRandomness)?;
+        let mut sealed = nonce.to_vec();
+        let mut content = secret.to_vec();
+        self.key
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                place.to_aad(),
+                &mut content,
+            )
+            .map_err(|_| NoRandomness)?;
+        sealed.append(&mut content);
+        let text = format!("{VERSION}:{}:{}", self.id, STANDARD.encode(sealed));
+        Ok(Sealed(text))
+    }
+
+    /// Decrypts a secret of one place.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: nothing of the secret is known then.
+    pub fn open(&self, place: Place<'_>, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let mut parts = sealed.0.splitn(3, ':');
+        let (Some(VERSION), Some(key_id), Some(encoded)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(OpenError::Malformed);
+        };
+        if key_id != self.id {
+            return Err(OpenError::OtherKey(key_id.chars().take(16).collect()));
+        }
+        let bytes = STANDARD.decode(encoded).map_err(|_| OpenError::Malformed)?;
+        let Some((nonce, content)) = bytes.split_first_chunk::<NONCE_LEN>() else {
+            return Err(OpenError::Malformed);
+        };
+        let mut content = Zeroizing::new(content.to_vec());
+        let length = self
+            .key
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                place.to_aad(),
+                &mut content,
+            )
+            .map_err(|_| OpenError::Tampered)?
+            .len();
+        content.truncate(length);
+        Ok(content)
+    }
+}
+
+/// Why the key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("cannot read the key file {path}; `relay-server init` creates one")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Others can read it.
+    #[error("the key file {0} can be read by others; run: chmod 600 {0}")]
+    Exposed(PathBuf),
+    /// It holds no key.
+    #[error("the key file {0} does not hold 64 hex digits; restore it from your backup")]
+    Malformed(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(tenant: u128, resource: u128, field: &str) -> Place<'_> {
+        Place {
+            tenant: TenantId::from_u128(tenant),
+            resource,
+            field,
+        }
+    }
+
+    #[test]
+    fn a_secret_opens_only_where_it_belongs() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let sealed = key.seal(place(1, 2, "secret"), b"whsec_abc").unwrap();
+
+        assert_eq!(
+            *key.open(place(1, 2, "secret"), &sealed).unwrap(),
+            b"whsec_abc"
+        );
+        for elsewhere in [
+            place(9, 2, "secret"),
+            place(1, 9, "secret"),
+            place(1, 2, "other"),
+        ] {
+            assert_eq!(
+                key.open(elsewhere, &sealed),
+                Err(OpenError::Tampered),
+                "{elsewhere:?}"
+            );
+        }
+        let other = SecretKey::from_bytes(&[8; 32]);
+        assert!(matches!(
+            other.open(place(1, 2, "secret"), &sealed),
+            Err(OpenError::OtherKey(_))
+        ));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let sealed = key.seal(place(1, 2, "secret"), b"s3cret").unwrap();
+        let (head, encoded) = sealed.0.rsplit_once(':').unwrap();
+        let bytes = STANDARD.decode(encoded).unwrap();
+        for index in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[index] ^= 1;
+            let changed = Sealed(format!("{head}:{}", STANDARD.encode(changed)));
+            assert_eq!(
+                key.open(place(1, 2, "secret"), &changed),
+                Err(OpenError::Tampered)
+            );
+        }
+        for text in [
+            "",
+            "v1",
+            "v1:x",
+            "v2:a:b",
+            &format!("{head}:"),
+            &format!("{head}:AAAA"),
+        ] {
+            assert!(
+                key.open(place(1, 2, "secret"), &Sealed(text.to_owned()))
+                    .is_err(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let sealed = key.seal(place(1, 2, "secret"), b"canary").unwrap();
+        let shown = format!("{key:?} {sealed:?} {}", sealed.as_str());
+
+        assert!(!shown.contains("canary"));
+        assert!(!shown.contains("0707"));
+    }
+
+    #[test]
+    fn a_key_file_is_private_and_never_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret_key");
+        SecretKey::create(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let first = SecretKey::read(&path).unwrap();
+        assert_eq!(
+            SecretKey::create(&path).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        assert_eq!(SecretKey::read(&path).unwrap().id, first.id);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            SecretKey::read(&path),
+            Err(KeyFileError::Exposed(_))
+        ));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "not a key").unwrap();
+        assert!(matches!(
+            SecretKey::read(&path),
+            Err(KeyFileError::Malformed(_))
+        ));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(
+            SecretKey::read(&path),
+            Err(KeyFileError::Read { .. })
+        ));
+    }
+}

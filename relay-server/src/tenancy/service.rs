@@ -1,0 +1,676 @@
+//! The one place that changes settings, with the rules that hold across them.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{
+    Destination, DestinationPolicy, Directory, Invalid, Name, Revision, Route, Scope, SecretKey,
+    Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token, TokenKind,
+    TokenText,
+    change::{self, Change},
+    directory::{open_secrets, secret_place},
+    documents::Stored as _,
+    listen::Presence,
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    ids,
+    lifecycle::EndReason,
+    store::{DestinationKey, Events, Put, ResourceKind, Settings, StoreError},
+    verify::Secret,
+};
+
+const TENANTS_MAX: usize = 100_000;
+const SOURCES_MAX: usize = 1_000;
+const DESTINATIONS_MAX: usize = 1_000;
+const ROUTES_MAX: usize = 10_000;
+const TOKENS_MAX: usize = 1_000;
+const TOKEN_DESTINATIONS_MAX: usize = 256;
+
+/// What the operator chose about tenancy.
+#[derive(Debug, Clone)]
+pub struct TenancyConfig {
+    /// How long after its last session the destination of a listener ends.
+    pub listen_expiry: Duration,
+}
+
+impl Default for TenancyConfig {
+    fn default() -> Self {
+        Self {
+            listen_expiry: Duration::from_mins(10),
+        }
+    }
+}
+
+/// A source to create.
+#[derive(Debug)]
+pub struct NewSource {
+    /// Its name.
+    pub name: String,
+    /// What people chose.
+    pub settings: SourceSettings,
+    /// The provider's secrets.
+    pub secrets: Vec<Secret>,
+}
+
+/// A token to create.
+#[derive(Debug)]
+pub struct NewToken {
+    /// Its name.
+    pub name: String,
+    /// Who it is for.
+    pub kind: TokenKind,
+    /// What it may do; the least that is useful for its kind if empty.
+    pub scopes: Vec<Scope>,
+    /// The only destinations it may serve, by name.
+    pub destinations: Option<Vec<String>>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The settings of all tenants. Share it in an `Arc`.
+///
+/// Changes are durable when they return, and visible in the [`Directory`]. A change whose future is
+/// dropped half-way may still have been stored; it becomes visible with the next one.
+pub struct Tenancy {
+    pub(super) settings: Arc<dyn Settings>,
+    pub(super) events: Arc<dyn Events>,
+    pub(super) key: SecretKey,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: TenancyConfig,
+    pub(super) directory: ArcSwap<Directory>,
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) writing: tokio::sync::Mutex<()>,
+    /// The store may hold more than the directory shows.
+    pub(super) stale: AtomicBool,
+    pub(super) listeners: Mutex<HashMap<DestinationId, Presence>>,
+}
+
+impl fmt::Debug for Tenancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenancy").finish_non_exhaustive()
+    }
+}
+
+impl Tenancy {
+    /// Reads the settings, and finishes what a crash may have interrupted.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the settings are damaged (`Corrupt`): do not start.
+    pub async fn open(
+        settings: Arc<dyn Settings>,
+        events: Arc<dyn Events>,
+        key: SecretKey,
+        clock: Arc<dyn Clock>,
+        config: TenancyConfig,
+    ) -> Result<Self, StoreError> {
+        let tenancy = Self {
+            settings,
+            events,
+            key,
+            clock,
+            config,
+            directory: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            writing: tokio::sync::Mutex::new(()),
+            stale: AtomicBool::new(true),
+            listeners: Mutex::default(),
+        };
+        match tenancy.reconcile().await {
+            Ok(()) => {}
+            Err(TenancyError::Store(error)) => return Err(error),
+            Err(other) => return Err(StoreError::Unavailable(other.to_string())),
+        }
+        tenancy.watch_restored_listeners();
+        Ok(tenancy)
+    }
+
+    /// Ends what belonged to things that are gone.
+    async fn reconcile(&self) -> Result<(), TenancyError> {
+        for (id, tenant) in self.settings.removed(ResourceKind::Destination).await? {
+            let Some(tenant) = tenant else { continue };
+            let destination = DestinationId::from_u128(id);
+            let key = DestinationKey {
+                tenant,
+                destination,
+            };
+            self.events
+                .end_destination(key, EndReason::Cancelled)
+                .await?;
+        }
+        for (id, tenant) in self.settings.removed(ResourceKind::Source).await? {
+            let Some(tenant) = tenant else { continue };
+            let source = SourceId::from_u128(id);
+            self.events.forget_source(tenant, source).await?;
+        }
+        let mut change = Change::begin(self).await?;
+        let records = change.records();
+        let leads_nowhere = |route: &&Arc<Route>| {
+            !records.sources.contains_key(&route.source)
+                || !records.destinations.contains_key(&route.destination)
+        };
+        let orphans = records.routes.values().filter(leads_nowhere);
+        for route in orphans.cloned().collect::<Vec<_>>() {
+            change.remove(&*route).await?;
+        }
+        Ok(())
+    }
+
+    /// The settings as they are now. Load it once per request, and do not keep the guard over an
+    /// await.
+    pub fn directory(&self) -> Guard<Arc<Directory>> {
+        self.directory.load()
+    }
+
+    /// Tells of every change: look at the directory again.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The time by which tokens are judged.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn create_tenant(&self, name: &str) -> Result<Arc<Tenant>, TenancyError> {
+        let name = change::name(name)?;
+        let mut change = Change::begin(self).await?;
+        change.check_count::<Tenant>(change.records().tenants.len(), TENANTS_MAX)?;
+        let id = TenantId::from_u128(self.fresh());
+        let revision = Revision::default();
+        let tenant = Tenant { id, name, revision };
+        change.put(tenant, None).await
+    }
+
+    /// Removes a tenant that has no sources and destinations any more, with its tokens.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` while it has sources or destinations; see [`TenancyError`].
+    pub async fn delete_tenant(&self, id: TenantId) -> Result<(), TenancyError> {
+        let mut change = Change::begin(self).await?;
+        change.check_tenant(id)?;
+        let records = change.records();
+        let in_use = records.sources.values().any(|source| source.tenant == id)
+            || records
+                .destinations
+                .values()
+                .any(|destination| destination.tenant == id);
+        if in_use {
+            let why = "the tenant still has sources or destinations; delete them first";
+            return Err(TenancyError::Conflict(why.to_owned()));
+        }
+        let tenant = Arc::clone(&records.tenants[&id]);
+        let its = |token: &&Arc<Token>| token.tenant == Some(id);
+        for token in records
+            .tokens
+            .values()
+            .filter(its)
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            change.remove(&*token).await?;
+        }
+        change.remove(&*tenant).await
+    }
+
+    /// Creates a source with a fresh URL.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if scheme and secrets cannot work together; see [`TenancyError`].
+    pub async fn create_source(
+        &self,
+        tenant: TenantId,
+        new: NewSource,
+    ) -> Result<Arc<Source>, TenancyError> {
+        let name = change::name(&new.name)?;
+        drop(new.settings.check(new.secrets.clone())?);
+        let mut change = Change::begin(self).await?;
+        change.check_tenant(tenant)?;
+        let count = self.directory().sources(tenant).count();
+        change.check_count::<Source>(count, SOURCES_MAX)?;
+        let mut source = Source {
+            id: SourceId::from_u128(self.fresh()),
+            tenant,
+            name,
+            revision: Revision::default(),
+            key: SourceKey::generate()?,
+            settings: new.settings,
+            secrets: Vec::new(),
+        };
+        for secret in &new.secrets {
+            let sealed = self.seal(&source, secret)?;
+            source.secrets.push(sealed);
+        }
+        change.put(source, None).await
+    }
+
+    /// Changes the settings of a source; of its state `expected`, if given.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn update_source(
+        &self,
+        tenant: TenantId,
+        id: SourceId,
+        expected: Option<u64>,
+        change_settings: impl FnOnce(&mut SourceSettings),
+    ) -> Result<Arc<Source>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut source = self.own_source(&change, tenant, id)?;
+        check_version(source.revision, expected)?;
+        change_settings(&mut source.settings);
+        let secrets = self.open_secrets(&source)?;
+        drop(source.settings.check(secrets)?);
+        let version = source.revision.version;
+        change.put(source, Some(version)).await
+    }
+
+    /// Adds a secret to a source; the ones it has stay valid unless `drop_old`.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn rotate_secret(
+        &self,
+        tenant: TenantId,
+        id: SourceId,
+        secret: Secret,
+        drop_old: bool,
+    ) -> Result<Arc<Source>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut source = self.own_source(&change, tenant, id)?;
+        if drop_old {
+            source.secrets.clear();
+        }
+        let mut secrets = self.open_secrets(&source)?;
+        secrets.push(secret.clone());
+        drop(source.settings.check(secrets)?);
+        let sealed = self.seal(&source, &secret)?;
+        source.secrets.push(sealed);
+        let version = source.revision.version;
+        change.put(source, Some(version)).await
+    }
+
+    /// Removes a source with its routes. Its events stay; its URL answers as if it had never been.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn delete_source(&self, tenant: TenantId, id: SourceId) -> Result<(), TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let source = self.own_source(&change, tenant, id)?;
+        remove_routes(&mut change, |route| route.source == id).await?;
+        change.remove(&source).await?;
+        drop(change);
+        if let Err(error) = self.events.forget_source(tenant, id).await {
+            warn!(source = %id, %error, "Remembered ids of a deleted source stay until the next start");
+        }
+        Ok(())
+    }
+
+    /// Creates a destination.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn create_destination(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        policy: DestinationPolicy,
+    ) -> Result<Arc<Destination>, TenancyError> {
+        let name = change::name(name)?;
+        policy.check()?;
+        let mut change = Change::begin(self).await?;
+        change.check_tenant(tenant)?;
+        let count = self.directory().destinations(tenant).count();
+        change.check_count::<Destination>(count, DESTINATIONS_MAX)?;
+        let destination = Destination {
+            id: DestinationId::from_u128(self.fresh()),
+            tenant,
+            name,
+            revision: Revision::default(),
+            policy,
+            expiring: None,
+        };
+        change.put(destination, None).await
+    }
+
+    /// Changes the policy of a destination; of its state `expected`, if given.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn update_destination(
+        &self,
+        tenant: TenantId,
+        id: DestinationId,
+        expected: Option<u64>,
+        change_policy: impl FnOnce(&mut DestinationPolicy),
+    ) -> Result<Arc<Destination>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut destination = own_destination(&change, tenant, id)?;
+        check_version(destination.revision, expected)?;
+        change_policy(&mut destination.policy);
+        destination.policy.check()?;
+        let version = destination.revision.version;
+        change.put(destination, Some(version)).await
+    }
+
+    /// Removes a destination with its routes, and cancels what it is still owed.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn delete_destination(
+        &self,
+        tenant: TenantId,
+        id: DestinationId,
+    ) -> Result<(), TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let destination = own_destination(&change, tenant, id)?;
+        self.end_destination(&mut change, &destination, EndReason::Cancelled)
+            .await
+    }
+
+    /// Ends deliveries before the record goes, so that a failing store changes nothing, and again
+    /// after it, for what was accepted in between. What a crash leaves is found on the next start.
+    pub(super) async fn end_destination(
+        &self,
+        change: &mut Change<'_>,
+        destination: &Destination,
+        reason: EndReason,
+    ) -> Result<(), TenancyError> {
+        let id = destination.id;
+        let key = DestinationKey {
+            tenant: destination.tenant,
+            destination: id,
+        };
+        self.events.end_destination(key, reason).await?;
+        remove_routes(change, |route| route.destination == id).await?;
+        change.remove(destination).await?;
+        if let Err(error) = self.events.end_destination(key, reason).await {
+            warn!(destination = %id, %error, "Late deliveries of a deleted destination stay open until the next start");
+        }
+        Ok(())
+    }
+
+    /// Connects a source to a destination.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn create_route(
+        &self,
+        tenant: TenantId,
+        name: Option<&str>,
+        source: SourceId,
+        destination: DestinationId,
+    ) -> Result<Arc<Route>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let from = self.own_source(&change, tenant, source)?;
+        let to = own_destination(&change, tenant, destination)?;
+        let name = match name {
+            Some(name) => change::name(name)?,
+            None => default_route_name(&from.name, &to.name)?,
+        };
+        let count = self.directory().routes(tenant).count();
+        change.check_count::<Route>(count, ROUTES_MAX)?;
+        let route = Route {
+            id: RouteId::from_u128(self.fresh()),
+            tenant,
+            name,
+            revision: Revision::default(),
+            source,
+            destination,
+        };
+        change.put(route, None).await
+    }
+
+    /// Removes a route. What is on its way stays owed.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn delete_route(&self, tenant: TenantId, id: RouteId) -> Result<(), TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let route = change.records().routes.get(&id);
+        let route = route.filter(|route| route.tenant == tenant).cloned();
+        let route = route.ok_or(TenancyError::NotFound("route"))?;
+        change.remove(&*route).await
+    }
+
+    /// Creates a token for a tenant, or for the operator. The text is shown here and never again.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn create_token(
+        &self,
+        tenant: Option<TenantId>,
+        new: NewToken,
+    ) -> Result<(Arc<Token>, TokenText), TenancyError> {
+        let now = self.clock.now();
+        let (token, text) = new.issue(tenant, self.fresh(), now)?;
+        let mut change = Change::begin(self).await?;
+        if let Some(tenant) = tenant {
+            change.check_tenant(tenant)?;
+        }
+        let count = self.directory().tokens(tenant).count();
+        change.check_count::<Token>(count, TOKENS_MAX)?;
+        Ok((change.put(token, None).await?, text))
+    }
+
+    /// Revokes a token. Sessions that use it end when they hear of the change.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` also if it is somebody else's.
+    pub async fn delete_token(
+        &self,
+        tenant: Option<TenantId>,
+        id: TokenId,
+    ) -> Result<(), TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let token = change.records().tokens.get(&id);
+        let token = token.filter(|token| token.tenant == tenant).cloned();
+        let token = token.ok_or(TenancyError::NotFound("token"))?;
+        change.remove(&*token).await
+    }
+
+    pub(super) fn fresh(&self) -> u128 {
+        ids::fresh(self.clock.now())
+    }
+
+    fn own_source(
+        &self,
+        change: &Change<'_>,
+        tenant: TenantId,
+        id: SourceId,
+    ) -> Result<Source, TenancyError> {
+        let source = change.records().sources.get(&id);
+        let source = source.filter(|source| source.tenant == tenant);
+        Ok(source
+            .ok_or(TenancyError::NotFound("source"))?
+            .as_ref()
+            .clone())
+    }
+
+    fn seal(&self, source: &Source, secret: &Secret) -> Result<SourceSecret, TenancyError> {
+        let sealed = self.key.seal(secret_place(source), secret.expose())?;
+        let added_at = self.clock.now();
+        Ok(SourceSecret { sealed, added_at })
+    }
+
+    fn open_secrets(&self, source: &Source) -> Result<Vec<Secret>, TenancyError> {
+        open_secrets(source, &self.key)
+            .map_err(|why| TenancyError::Invalid(Invalid::new("secret", why)))
+    }
+}
+
+fn own_destination(
+    change: &Change<'_>,
+    tenant: TenantId,
+    id: DestinationId,
+) -> Result<Destination, TenancyError> {
+    let destination = change.records().destinations.get(&id);
+    let destination = destination.filter(|destination| destination.tenant == tenant);
+    let destination = destination.ok_or(TenancyError::NotFound("destination"))?;
+    Ok(destination.as_ref().clone())
+}
+
+pub(super) async fn remove_routes(
+    change: &mut Change<'_>,
+    which: impl Fn(&Route) -> bool,
+) -> Result<(), TenancyError> {
+    let all = change.records().routes.values();
+    let found: Vec<_> = all.filter(|route| which(route)).cloned().collect();
+    for route in found {
+        change.remove(&*route).await?;
+    }
+    Ok(())
+}
+
+fn check_version(revision: Revision, expected: Option<u64>) -> Result<(), TenancyError> {
+    match expected {
+        Some(expected) if expected != revision.version => Err(TenancyError::Conflict(format!(
+            "it is at version {}, not {expected}",
+            revision.version
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// `source-destination`, if that is short enough.
+fn default_route_name(source: &Name, destination: &Name) -> Result<Name, TenancyError> {
+    format!("{source}-{destination}").parse().map_err(|_| {
+        TenancyError::Invalid(Invalid::new(
+            "name",
+            "the route needs a name: source and destination together are too long for one",
+        ))
+    })
+}
+
+impl NewToken {
+    /// Checks it and draws its secret.
+    fn issue(
+        self,
+        tenant: Option<TenantId>,
+        id: u128,
+        now: Timestamp,
+    ) -> Result<(Token, TokenText), TenancyError> {
+        let name = change::name(&self.name)?;
+        let scopes = self.checked_scopes(tenant.is_none())?;
+        if self.expires_at.is_some_and(|end| end <= now) {
+            return Err(Invalid::new("expires_at", "lies in the past").into());
+        }
+        let destinations = match self.destinations {
+            None => None,
+            Some(_) if self.kind != TokenKind::Agent => {
+                return Err(Invalid::new("destinations", "restrict agent tokens only").into());
+            }
+            Some(names) if names.is_empty() || names.len() > TOKEN_DESTINATIONS_MAX => {
+                let why = format!("name 1 to {TOKEN_DESTINATIONS_MAX}, or leave it out for all");
+                return Err(Invalid::new("destinations", why).into());
+            }
+            Some(names) => {
+                let names = names.iter().map(|name| name.parse());
+                let names: Result<Vec<Name>, _> = names.collect();
+                Some(names.map_err(|error| Invalid::new("destinations", error))?)
+            }
+        };
+        let text = TokenText::generate(self.kind)?;
+        let token = Token {
+            id: TokenId::from_u128(id),
+            tenant,
+            name,
+            revision: Revision::default(),
+            kind: self.kind,
+            scopes,
+            destinations,
+            expires_at: self.expires_at,
+            hash: text.hash(),
+        };
+        Ok((token, text))
+    }
+
+    fn checked_scopes(&self, for_operator: bool) -> Result<Vec<Scope>, Invalid> {
+        let mut scopes = self.scopes.clone();
+        if scopes.is_empty() {
+            scopes.push(match self.kind {
+                TokenKind::Agent => Scope::Connect,
+                TokenKind::Api if for_operator => Scope::Operator,
+                TokenKind::Api => Scope::Tenant,
+                TokenKind::Ingest => Scope::Ingest,
+            });
+        }
+        if let Some(odd) = scopes
+            .iter()
+            .find(|scope| !self.kind.scopes().contains(scope))
+        {
+            let why = format!(
+                "tokens of kind {} cannot have the scope `{}`",
+                self.kind,
+                odd.as_str()
+            );
+            return Err(Invalid::new("scopes", why));
+        }
+        let is_operator = scopes.contains(&Scope::Operator);
+        if is_operator != for_operator {
+            let why = if for_operator {
+                "a token without a tenant is an operator's: its kind is api and its scope operator"
+            } else {
+                "the scope `operator` belongs to tokens without a tenant"
+            };
+            return Err(Invalid::new("scopes", why));
+        }
+        Ok(scopes)
+    }
+}
+
+/// Creates an operator's token in a store that nothing else has open, for `init`.
+///
+/// # Errors
+///
+/// `NameTaken` if there is one of this name; see [`TenancyError`].
+pub async fn create_operator_token(
+    settings: &dyn Settings,
+    name: &str,
+    now: Timestamp,
+) -> Result<TokenText, TenancyError> {
+    let new = NewToken {
+        name: name.to_owned(),
+        kind: TokenKind::Api,
+        scopes: vec![Scope::Operator],
+        destinations: None,
+        expires_at: None,
+    };
+    let (mut token, text) = new.issue(None, ids::fresh(now), now)?;
+    token.revision.created_at = now;
+    token.revision.updated_at = now;
+    match settings.put(token.to_resource(), None).await? {
+        Put::Stored(_) => Ok(text),
+        Put::NameTaken | Put::Conflict { .. } => Err(TenancyError::NameTaken {
+            kind: "token",
+            name: name.to_owned(),
+        }),
+    }
+}
