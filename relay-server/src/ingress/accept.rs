@@ -280,6 +280,9 @@ fn examine(
     if let Some(answer) = verifier.handshake(seen, false, now.0) {
         return Ok(Examined::Challenge(answer));
     }
+    if !live.takes(seen.method) {
+        return Err(Problem::new(Code::Method).allow(live.allow.clone()));
+    }
     let verified = verifier
         .verify(seen, now.0)
         .map_err(|refusal| refused(live, &refusal))?;
@@ -298,7 +301,8 @@ fn examine(
 
 /// Everything that can be refused before the body is read.
 fn admit(live: &LiveSource, parts: &Parts, arrival: &Arrival) -> Result<(), Problem> {
-    if !live.takes(parts.method.as_str()) {
+    let method = parts.method.as_str();
+    if !live.takes(method) && !live.challenged_with(method) {
         return Err(Problem::new(Code::Method).allow(live.allow.clone()));
     }
     if !live.source.settings.allows(arrival.remote) {
