@@ -92,10 +92,10 @@ impl Journal {
     /// The relay has settled these for good.
     pub fn confirm(&mut self, settled: &[Settled], now_ms: u64) {
         for key in settled {
-            if self.unconfirmed.remove(key).is_some() {
-                if let Some(file) = &mut self.file {
-                    file.add_confirmed(*key);
-                }
+            if self.unconfirmed.remove(key).is_some()
+                && let Some(file) = &mut self.file
+            {
+                file.add_confirmed(*key);
             }
         }
         self.write(now_ms);

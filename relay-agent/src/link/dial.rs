@@ -59,7 +59,7 @@ impl Dialer {
     /// # Errors
     ///
     /// A [`DialError`], which knows whether and when trying again makes sense.
-    pub(super) async fn dial(&self) -> Result<Socket, DialError> {
+    pub(super) async fn dial(&self) -> Result<Box<Socket>, DialError> {
         let addresses = self.resolve().await?;
         let stream = net::connect(&addresses, CONNECT_MAX)
             .await
@@ -103,7 +103,7 @@ impl Dialer {
         Ok(known)
     }
 
-    async fn upgrade(&self, stream: tokio::net::TcpStream) -> Result<Socket, DialError> {
+    async fn upgrade(&self, stream: tokio::net::TcpStream) -> Result<Box<Socket>, DialError> {
         let server = &self.config.server;
         let stream = match &self.tls {
             Some(tls) if server.tls => net::Stream::Tls(
@@ -133,7 +133,7 @@ impl Dialer {
             client_async_with_config(request, stream, Some(websocket_config()))
                 .await
                 .map_err(DialError::from_handshake)?;
-        Ok(Socket::new(stream))
+        Ok(Box::new(Socket::new(stream)))
     }
 }
 

@@ -87,11 +87,11 @@ pub(crate) struct Parts {
     pub(crate) grace: Duration,
 }
 
-type Dialling = Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = Result<Box<Socket>, DialError>> + Send>>;
 
 struct Link {
     id: LinkId,
-    socket: Socket,
+    socket: Box<Socket>,
     session: AgentSession,
     phase: Phase,
     /// A heartbeat was not answered in time.
@@ -112,7 +112,7 @@ enum Phase {
 enum Wake {
     Incoming(LinkId, Incoming),
     Called(Result<(Id, Outcome), JoinError>),
-    Dialled(Result<Socket, DialError>),
+    Dialled(Result<Box<Socket>, DialError>),
     Timeout,
     Stop,
 }
@@ -260,11 +260,11 @@ fn poll_work(
             return Poll::Ready(Wake::Incoming(link.id, gone));
         }
     }
-    if let Some(dial) = dialling {
-        if let Poll::Ready(result) = dial.as_mut().poll(cx) {
-            *dialling = None;
-            return Poll::Ready(Wake::Dialled(result));
-        }
+    if let Some(dial) = dialling
+        && let Poll::Ready(result) = dial.as_mut().poll(cx)
+    {
+        *dialling = None;
+        return Poll::Ready(Wake::Dialled(result));
     }
     Poll::Pending
 }

@@ -32,7 +32,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn dialled(&mut self, result: Result<Socket, DialError>) {
+    pub(super) fn dialled(&mut self, result: Result<Box<Socket>, DialError>) {
         match result {
             Ok(socket) => self.open(socket),
             Err(error) => {
@@ -45,7 +45,7 @@ impl Driver {
     }
 
     /// Starts a session that takes over what was in hand on links that are gone or in doubt.
-    fn open(&mut self, socket: Socket) {
+    fn open(&mut self, socket: Box<Socket>) {
         let now = Instant::now();
         let leaving: Vec<_> = self
             .links

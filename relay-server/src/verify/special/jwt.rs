@@ -10,11 +10,11 @@ use subtle::ConstantTimeEq as _;
 
 use super::super::{
     Bound, Refusal, Request, Verified, Verifier,
-    evaluate::fresh,
     keys::KeyUrl,
     public_key::{PublicKey, PublicKeyKind},
     rule::{ClaimHash, Encoding, RuleSpec},
     template::{Place, Scope, Template},
+    time::fresh,
 };
 
 /// Longest token read, in bytes.
@@ -261,7 +261,7 @@ pub(in super::super) fn sign(
     now_unix_ms: u64,
 ) -> Option<String> {
     let spec = &bound.rule.spec;
-    let key = bound.keys.first()?;
+    let key = bound.keys.last()?;
     let (alg, algorithm) = spec
         .algs
         .iter()
