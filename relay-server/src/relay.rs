@@ -24,8 +24,8 @@ use crate::{
     problem::{Code, Problem},
     session::{self, Registry, SessionContext},
     settle::Settler,
-    store::{DestinationKey, Due, Events, Queries, Settings},
-    tenancy::{SecretKey, Tenancy, TenancyError},
+    store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
+    tenancy::{SecretKey, Tenancy},
 };
 
 /// Where agents connect.
@@ -69,7 +69,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// The settings cannot be read.
     #[error("cannot read the settings: {0}")]
-    Settings(#[from] TenancyError),
+    Settings(#[from] StoreError),
 }
 
 /// A relay that is bound but does not serve yet.
@@ -118,7 +118,7 @@ impl Relay {
             clock,
             config.tenancy(),
         );
-        let tenancy = tenancy.await?;
+        let tenancy = Arc::new(tenancy.await?);
         let public_url = config
             .public_url
             .clone()
