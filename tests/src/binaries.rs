@@ -35,7 +35,14 @@ fn directory() -> &'static Path {
         let mut build = Command::new(cargo);
         build
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-            .args(["build", "--quiet", "--package", "relay-server", "--package", "relay-agent"])
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "relay-server",
+                "--package",
+                "relay-agent",
+            ])
             .args(["--bins", "--profile", profile, "--target-dir"])
             .arg(directory.parent().unwrap());
         let status = build.status().unwrap();

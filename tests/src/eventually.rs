@@ -28,7 +28,10 @@ pub async fn within<T>(
             return found;
         }
         let waited = started.elapsed();
-        assert!(waited < patience, "still waiting after {waited:.1?}: {what}");
+        assert!(
+            waited < patience,
+            "still waiting after {waited:.1?}: {what}"
+        );
         tokio::time::sleep(LOOK).await;
     }
 }

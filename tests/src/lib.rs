@@ -4,7 +4,10 @@
 //! Everything binds a port of its own and lives in a temporary directory; every process ends with
 //! the value that started it, and shows its output when its test fails.
 
-#![expect(clippy::unwrap_used, reason = "a harness that cannot go on fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness that cannot go on fails its test"
+)]
 
 pub mod binaries;
 

@@ -37,8 +37,15 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-        Self { name: name.to_owned(), child, stdout, stderr }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            stdout,
+            stderr,
+        }
     }
 
     /// Everything it has printed to the standard output.
@@ -57,12 +64,20 @@ impl Process {
         eventually(what, async || {
             let output = self.stdout();
             // A line without its end may still grow.
-            let lines = output.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
+            let lines = output
+                .rsplit_once('\n')
+                .map_or("", |(whole, _)| whole)
+                .lines();
             if let Some(line) = lines.filter_map(|line| line.strip_prefix(start)).next() {
                 return Some(line.to_owned());
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{} ended: {ended:?}\n{}", self.name, self.stderr());
+            assert!(
+                ended.is_none(),
+                "{} ended: {ended:?}\n{}",
+                self.name,
+                self.stderr()
+            );
             None
         })
         .await
@@ -87,7 +102,10 @@ impl Process {
     /// Waits until it has ended by itself, and returns the exit code.
     pub async fn exit_code(&mut self) -> i32 {
         let name = self.name.clone();
-        let status = eventually(format!("the end of {name}"), async || self.child.try_wait().unwrap()).await;
+        let status = eventually(format!("the end of {name}"), async || {
+            self.child.try_wait().unwrap()
+        })
+        .await;
         code(status).unwrap_or_else(|| panic!("{name} was killed: {status}"))
     }
 

@@ -60,7 +60,8 @@ impl Request {
     /// One more header field, any bytes.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.headers.push((name.as_bytes().to_vec(), value.as_ref().to_vec()));
+        self.headers
+            .push((name.as_bytes().to_vec(), value.as_ref().to_vec()));
         self
     }
 
@@ -116,7 +117,11 @@ impl Request {
         let mut field = |name: &[u8], value: &[u8]| {
             bytes.extend([name, b": ", value, b"\r\n"].concat());
         };
-        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"host")) {
+        if !self
+            .headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case(b"host"))
+        {
             field(b"Host", host.to_string().as_bytes());
         }
         for (name, value) in &self.headers {
@@ -158,7 +163,10 @@ impl Provider {
 
     /// A provider that speaks TLS.
     pub fn with_tls(addr: SocketAddr, tls: Arc<ClientConfig>) -> Self {
-        Self { addr, tls: Some(tls) }
+        Self {
+            addr,
+            tls: Some(tls),
+        }
     }
 
     /// Sends one request on a connection of its own.
@@ -176,7 +184,10 @@ impl Provider {
     /// Sends one request; `None` if there is no relay, or no answer.
     pub async fn try_send(&self, request: &Request) -> Option<Reply> {
         let mut connection = self.connect().await.ok()?;
-        connection.exchange(&request.to_bytes(self.addr)).await.ok()?
+        connection
+            .exchange(&request.to_bytes(self.addr))
+            .await
+            .ok()?
     }
 
     /// Opens a connection that can carry many requests.
@@ -191,11 +202,19 @@ impl Provider {
             None => Box::new(stream),
             Some(config) => {
                 let name = "localhost".try_into().map_err(io::Error::other)?;
-                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
+                Box::new(
+                    TlsConnector::from(Arc::clone(config))
+                        .connect(name, stream)
+                        .await?,
+                )
             }
         };
         let (read, write) = split(stream);
-        Ok(Connection { addr: self.addr, read: BufReader::new(read), write })
+        Ok(Connection {
+            addr: self.addr,
+            read: BufReader::new(read),
+            write,
+        })
     }
 }
 
@@ -238,7 +257,9 @@ impl Connection {
     ///
     /// The connection broke.
     pub async fn read(&mut self) -> io::Result<Option<Reply>> {
-        timeout(PATIENCE, wire::read_reply(&mut self.read)).await.map_err(io::Error::from)?
+        timeout(PATIENCE, wire::read_reply(&mut self.read))
+            .await
+            .map_err(io::Error::from)?
     }
 
     /// Writes and reads at the same time: an answer may come before everything is written, and the

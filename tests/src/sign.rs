@@ -8,12 +8,18 @@ use sha2::{Digest, Sha256};
 
 /// Seconds since 1970.
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 /// The value of Stripe's `Stripe-Signature`.
 pub fn stripe(secret: &str, at_s: u64, body: &[u8]) -> String {
-    let mac = hmac(secret.as_bytes(), &[at_s.to_string().as_bytes(), b".", body]);
+    let mac = hmac(
+        secret.as_bytes(),
+        &[at_s.to_string().as_bytes(), b".", body],
+    );
     format!("t={at_s},v1={}", hex::encode(mac))
 }
 
@@ -24,8 +30,13 @@ pub fn github(secret: &str, body: &[u8]) -> String {
 
 /// The value of `webhook-signature` of Standard Webhooks; `secret` starts with `whsec_`.
 pub fn standard_webhooks(secret: &str, id: &str, at_s: u64, body: &[u8]) -> String {
-    let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
-    let mac = hmac(&key, &[id.as_bytes(), b".", at_s.to_string().as_bytes(), b".", body]);
+    let key = STANDARD
+        .decode(secret.strip_prefix("whsec_").unwrap())
+        .unwrap();
+    let mac = hmac(
+        &key,
+        &[id.as_bytes(), b".", at_s.to_string().as_bytes(), b".", body],
+    );
     format!("v1,{}", STANDARD.encode(mac))
 }
 

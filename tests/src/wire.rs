@@ -12,13 +12,17 @@ pub struct Headers(pub Vec<(String, Vec<u8>)>);
 impl Headers {
     /// The first value of a field, whatever the case of its name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.all(name).next()
+        let same = |(other, _): &&(String, Vec<u8>)| other.eq_ignore_ascii_case(name);
+        self.0.iter().find(same).map(|(_, value)| value.as_slice())
     }
 
     /// Every value of a field, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let same = move |(other, _): &&(String, Vec<u8>)| other.eq_ignore_ascii_case(name);
-        self.0.iter().filter(same).map(|(_, value)| value.as_slice())
+        self.0
+            .iter()
+            .filter(same)
+            .map(|(_, value)| value.as_slice())
     }
 
     /// The first value of a field as text; empty if there is none.
@@ -63,7 +67,11 @@ impl Reply {
     #[track_caller]
     pub fn refused(&self, status: u16, code: &str) {
         assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.headers.text("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(
+            self.headers.text("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
         assert_eq!(self.json()["code"], code, "{self:?}");
     }
 }
@@ -71,8 +79,15 @@ impl Reply {
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fields = self.headers.0.iter();
-        let fields = fields.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)));
-        write!(f, "{} {:?} {:?}", self.status, fields.collect::<Vec<_>>(), self.text())
+        let fields =
+            fields.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)));
+        write!(
+            f,
+            "{} {:?} {:?}",
+            self.status,
+            fields.collect::<Vec<_>>(),
+            self.text()
+        )
     }
 }
 
@@ -97,25 +112,47 @@ pub(crate) async fn read(
     kind: Kind,
 ) -> io::Result<Option<Message>> {
     loop {
-        let Some(start) = line(stream).await? else { return Ok(None) };
+        let Some(start) = line(stream).await? else {
+            return Ok(None);
+        };
         let start = String::from_utf8_lossy(&start).into_owned();
         let headers = headers(stream).await?;
         if kind == Kind::Response && status(&start) == 100 {
             continue;
         }
         let body = body(stream, kind, &start, &headers).await?;
-        return Ok(Some(Message { start, headers, body }));
+        return Ok(Some(Message {
+            start,
+            headers,
+            body,
+        }));
     }
 }
 
 /// Reads an answer; `None` if the connection was closed without one.
-pub(crate) async fn read_reply(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Reply>> {
+pub(crate) async fn read_reply(
+    stream: &mut (impl AsyncBufRead + Unpin),
+) -> io::Result<Option<Reply>> {
     let message = read(stream, Kind::Response).await?;
-    Ok(message.map(|Message { start, headers, body }| Reply { status: status(&start), headers, body }))
+    Ok(message.map(
+        |Message {
+             start,
+             headers,
+             body,
+         }| Reply {
+            status: status(&start),
+            headers,
+            body,
+        },
+    ))
 }
 
 fn status(start: &str) -> u16 {
-    start.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default()
+    start
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default()
 }
 
 /// One line without its end; `None` at the end of the stream.
@@ -126,7 +163,10 @@ async fn line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec
     }
     match line.as_slice() {
         [rest @ .., b'\r', b'\n'] => Ok(Some(rest.to_vec())),
-        _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a line without its end")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "a line without its end",
+        )),
     }
 }
 
@@ -137,7 +177,10 @@ async fn headers(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Headers
         if line.is_empty() {
             return Ok(Headers(headers));
         }
-        let colon = line.iter().position(|&byte| byte == b':').ok_or(io::ErrorKind::InvalidData)?;
+        let colon = line
+            .iter()
+            .position(|&byte| byte == b':')
+            .ok_or(io::ErrorKind::InvalidData)?;
         let name = String::from_utf8_lossy(&line[..colon]).into_owned();
         headers.push((name, line[colon + 1..].trim_ascii().to_vec()));
     }
@@ -149,10 +192,15 @@ async fn body(
     start: &str,
     headers: &Headers,
 ) -> io::Result<Vec<u8>> {
-    if headers.text("transfer-encoding").eq_ignore_ascii_case("chunked") {
+    if headers
+        .text("transfer-encoding")
+        .eq_ignore_ascii_case("chunked")
+    {
         return chunks(stream).await;
     }
-    let length = headers.get("content-length").map(|value| String::from_utf8_lossy(value).parse::<usize>());
+    let length = headers
+        .get("content-length")
+        .map(|value| String::from_utf8_lossy(value).parse::<usize>());
     let bodiless = kind == Kind::Request || matches!(status(start), 204 | 304);
     let mut body = Vec::new();
     match length {
