@@ -1,1 +1,42 @@
+//! The agent: it dials out to a relay, replays each webhook to a service of the private network,
+//! and reports what that service answered.
+//!
+//! Modules in the order in which an event meets them:
+//!
+//! - [`args`], [`config`]: what the agent was told, checked once;
+//! - [`agent`]: the wiring, and the life of the process;
+//! - [`link`]: the connection to the relay, kept alive and replaced when in doubt;
+//! - [`inbox`]: which offers are taken, and how many at a time;
+//! - [`journal`]: what services answered, kept until the relay has it;
+//! - [`forward`]: the call to the service;
+//! - [`report`]: what came of it, for the relay;
+//! - [`terminal`], [`status`]: the same for people and for supervisors;
+//! - [`explain`]: every error code in words.
+//!
+//! [`net`] and [`tls`] are the two things that `link` and `forward` share.
 
+pub mod args;
+
+pub mod config;
+
+pub mod agent;
+
+pub mod link;
+
+pub mod inbox;
+
+pub mod journal;
+
+pub mod forward;
+
+pub mod report;
+
+pub mod terminal;
+
+pub mod status;
+
+pub mod explain;
+
+pub mod net;
+
+pub mod tls;

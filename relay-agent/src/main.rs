@@ -1,1 +1,152 @@
-fn main() {}
+//! `relay-agent`: see `relay-agent --help`.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use relay_agent::{
+    agent::Agent,
+    args::{Args, Command, ConfigCommand, LogFormat},
+    config::{Config, Loaded, LogConfig, Process},
+    explain::{self, Code, Exit, Failure},
+    terminal::{Lines, Log, View},
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
+
+fn main() -> ExitCode {
+    match execute(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            ExitCode::from(failure.code.exit().code())
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Listen(args) => {
+            let config = Loaded::listen(&args, &Process)?.config;
+            let view = Lines::new(args.output).map_err(no_thread)?;
+            start_logging(&config.log);
+            serve(config, Box::new(view))
+        }
+        Command::Run(args) => {
+            let config = Loaded::run(&args, &Process)?.config;
+            start_logging(&config.log);
+            serve(config, Box::new(Log::default()))
+        }
+        Command::Config(ConfigCommand::Check(args)) => {
+            let loaded = Loaded::run(&args, &Process)?;
+            print(&loaded.to_string());
+            Ok(())
+        }
+        Command::Explain { code } => {
+            match explain::explain(&code) {
+                Ok(page) => print(&page),
+                Err(hint) => {
+                    let _ = writeln!(std::io::stderr(), "error: {hint}");
+                    std::process::exit(2);
+                }
+            }
+            Ok(())
+        }
+        Command::Version => {
+            print(concat!("relay-agent ", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+    }
+}
+
+fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(no_thread)?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let agent = Agent::bind(config, view).await?;
+        if let Some(address) = agent.status_address() {
+            tracing::info!(%address, "Local listener is open");
+        }
+        tokio::select! {
+            result = agent.run(stop.clone()) => result,
+            () = signals(stop) => std::process::exit(Exit::Failure.code().into()),
+        }
+    });
+    // A name that still resolves must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Asks for a stop on the first signal; returns on the second, or on a second ^C.
+async fn signals(stop: CancellationToken) {
+    next_signal().await;
+    stop.cancel();
+    next_signal().await;
+}
+
+#[cfg(unix)]
+async fn next_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn next_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn start_logging(config: &LogConfig) {
+    let is_text = match config.format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN.min(LevelFilter::from_level(config.level)))
+        .with_target("relay_agent", config.level)
+        // Our own line says what was wrong with a certificate.
+        .with_target("rustls_platform_verifier", LevelFilter::OFF);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let registry = tracing_subscriber::registry();
+    if is_text {
+        registry
+            .with(
+                layer
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_filter(filter),
+            )
+            .init();
+    } else {
+        registry
+            .with(layer.json().flatten_event(true).with_filter(filter))
+            .init();
+    }
+}
+
+fn no_thread(error: std::io::Error) -> Failure {
+    Failure::new(
+        Code::Resources,
+        format!("the system gives no thread: {error}"),
+    )
+}
+
+/// A closed pipe is no reason to panic.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -32,6 +32,10 @@ pub mod telemetry;
 
 pub mod shutdown;
 
+pub mod args;
+
+pub mod command;
+
 pub mod clock;
 
 pub mod ids;

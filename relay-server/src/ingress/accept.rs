@@ -119,41 +119,37 @@ impl Ingress {
         head: &Head,
     ) -> Result<Answer, Problem> {
         let (parts, incoming) = request.into_parts();
+        let path_and_query = parts.uri.path_and_query().map_or("/", |it| it.as_str());
         if let Some(what) = ambiguity::find(parts.version, &parts.uri, &parts.headers, head) {
-            return Err(
-                Problem::new(Code::Request).detail(format!("The request is ambiguous: {what}."))
-            );
+            let detail = format!("The request is ambiguous: {what}.");
+            return Err(Problem::new(Code::Request).detail(detail));
         }
-        let path_and_query = parts
-            .uri
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
         let target =
             Target::split(path_and_query).ok_or_else(|| Problem::new(Code::SourceUnknown))?;
-        let directory = self.tenancy.directory();
-        let source = directory
-            .source_by_key(target.key)
-            .filter(|live| live.source.settings.enabled)
-            .cloned()
-            .ok_or_else(|| Problem::new(Code::SourceUnknown))?;
-        drop(directory);
+        let live = self.source(target)?;
+        let arrival = Arrival {
+            remote: self.remote(&parts.headers, peer),
+            at: self.store.now(),
+        };
+        admit(&live, &parts, &arrival)?;
         if target.has_dot_segment() {
             let detail = "The path has a dot segment (`.` or `..`, plain or percent-encoded).";
             return Err(Problem::new(Code::Request).detail(detail));
         }
-        let now = self.store.now();
-        let remote = self.remote(&parts.headers, peer);
-        admit(&source, &parts, remote, now)?;
 
-        let settings = &source.source.settings;
+        let bytes_max = live
+            .source
+            .settings
+            .body_bytes_max
+            .min(self.config.body_bytes_max);
         let body = body::read(
             incoming,
-            settings.body_bytes_max.min(self.config.body_bytes_max),
+            bytes_max,
             &self.memory,
             self.config.body_deadlines,
         )
         .await
-        .map_err(|error| body_problem(&error, &source))?;
+        .map_err(|error| body_problem(&error, bytes_max))?;
         let headers = to_headers(&parts.headers);
         let url = format!(
             "{}/in/{}{}",
@@ -165,41 +161,34 @@ impl Ingress {
             headers: &headers,
             body: &body.bytes,
         };
-        let verifier = source
-            .verifier
-            .as_ref()
-            .map_err(|why| unusable(&source, why))?;
-        if let Some(answer) = verifier.handshake(&seen, false, now.0) {
-            return Ok(handshake_answer(answer));
-        }
-        let verified = verifier
-            .verify(&seen, now.0)
-            .map_err(|refusal| refused(&source, &refusal))?;
-        let event_type = verifier
-            .preset()
-            .and_then(|preset| preset.event_type(&seen));
-        let provider_id = provider_id(settings, verifier, &seen);
-
+        let known = match examine(&live, &seen, arrival.at)? {
+            Examined::Challenge(answer) => return Ok(handshake_answer(answer)),
+            Examined::Event(known) => known,
+        };
         let event = Event {
-            id: EventId::from_u128(ids::fresh(now)),
-            tenant: source.source.tenant,
-            source: source.source.id,
-            received_at: now,
+            id: EventId::from_u128(ids::fresh(arrival.at)),
+            tenant: live.source.tenant,
+            source: live.source.id,
+            received_at: arrival.at,
             method: parts.method.as_str().to_owned(),
             target: target.rest.to_owned(),
             headers,
             body: body.bytes.clone(),
-            verification: Verification {
-                rule: settings.scheme.label().to_owned(),
-                secret: verified
-                    .credential
-                    .and_then(|index| u16::try_from(index).ok()),
-            },
-            event_type,
-            provider_id,
-            remote: Some(remote),
+            verification: known.verification,
+            event_type: known.event_type,
+            provider_id: known.provider_id,
+            remote: Some(arrival.remote),
         };
-        self.append(&source, event).await
+        self.append(&live, event).await
+    }
+
+    /// Unknown and disabled sources answer alike.
+    fn source(&self, target: Target<'_>) -> Result<Arc<LiveSource>, Problem> {
+        let directory = self.tenancy.directory();
+        let live = directory.source_by_key(target.key);
+        live.filter(|live| live.source.settings.enabled)
+            .cloned()
+            .ok_or_else(|| Problem::new(Code::SourceUnknown))
     }
 
     async fn append(&self, source: &LiveSource, event: Event) -> Result<Answer, Problem> {
@@ -260,15 +249,66 @@ impl Ingress {
     }
 }
 
+/// Where and when a request came.
+struct Arrival {
+    remote: IpAddr,
+    at: Timestamp,
+}
+
+/// What a request turned out to be.
+enum Examined {
+    /// A provider's challenge, answered at once.
+    Challenge(verify::Answer),
+    /// An event, with what is known of it.
+    Event(Known),
+}
+
+/// What verification found out about an event.
+struct Known {
+    verification: Verification,
+    event_type: Option<String>,
+    provider_id: Option<String>,
+}
+
+fn examine(
+    live: &LiveSource,
+    seen: &verify::Request<'_>,
+    now: Timestamp,
+) -> Result<Examined, Problem> {
+    let settings = &live.source.settings;
+    let verifier = live.verifier.as_ref().map_err(|why| unusable(live, why))?;
+    if let Some(answer) = verifier.handshake(seen, false, now.0) {
+        return Ok(Examined::Challenge(answer));
+    }
+    let verified = verifier
+        .verify(seen, now.0)
+        .map_err(|refusal| refused(live, &refusal))?;
+    let secret = verified
+        .credential
+        .and_then(|index| u16::try_from(index).ok());
+    Ok(Examined::Event(Known {
+        verification: Verification {
+            rule: settings.scheme.label().to_owned(),
+            secret,
+        },
+        event_type: verifier.preset().and_then(|preset| preset.event_type(seen)),
+        provider_id: provider_id(settings, verifier, seen),
+    }))
+}
+
 /// Everything that can be refused before the body is read.
-fn admit(live: &LiveSource, parts: &Parts, remote: IpAddr, now: Timestamp) -> Result<(), Problem> {
+fn admit(live: &LiveSource, parts: &Parts, arrival: &Arrival) -> Result<(), Problem> {
     if !live.takes(parts.method.as_str()) {
         return Err(Problem::new(Code::Method).allow(live.allow.clone()));
     }
-    if !live.source.settings.allows(remote) {
+    if !live.source.settings.allows(arrival.remote) {
         return Err(Problem::new(Code::Address));
     }
-    if live.rate.as_ref().is_some_and(|rate| !rate.take(now)) {
+    if live
+        .rate
+        .as_ref()
+        .is_some_and(|rate| !rate.take(arrival.at))
+    {
         return Err(Problem::new(Code::Rate).retry_after(Duration::from_secs(1)));
     }
     Ok(())
@@ -369,13 +409,10 @@ fn unusable(live: &LiveSource, why: &str) -> Problem {
     Problem::new(Code::StoreUnavailable).retry_after(KEY_RETRY)
 }
 
-fn body_problem(error: &BodyError, live: &LiveSource) -> Problem {
+fn body_problem(error: &BodyError, bytes_max: u64) -> Problem {
     match error {
-        BodyError::TooLarge => {
-            let most = live.source.settings.body_bytes_max;
-            Problem::new(Code::BodyTooLarge)
-                .detail(format!("This source takes at most {most} bytes."))
-        }
+        BodyError::TooLarge => Problem::new(Code::BodyTooLarge)
+            .detail(format!("This source takes at most {bytes_max} bytes.")),
         BodyError::TooSlow => Problem::new(Code::Timeout),
         BodyError::NoMemory => Problem::new(Code::Overloaded).retry_after(Duration::from_secs(1)),
         BodyError::Broken => {

@@ -9,8 +9,6 @@
 
 mod due;
 
-mod embedded;
-
 mod error;
 
 mod events;

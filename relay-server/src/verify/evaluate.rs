@@ -11,19 +11,11 @@ use super::{
     credentials::{Key, digest_algorithm},
     keys::{self, KeyUrl},
     public_key::{PublicKey, PublicKeyKind},
-    rule::{
-        BodyTransform, Check, Encoding, Kind, Layout, Signed, TimeUnit, Timestamp, TimestampFrom,
-        UrlMode,
-    },
+    rule::{BodyTransform, Check, Kind, Signed, UrlMode},
+    signatures::Signatures,
     special,
     template::{Place, Scope},
 };
-
-/// Signatures tried per request: more than any rotation sends.
-pub(super) const SIGNATURES_MAX: usize = 16;
-
-/// Longest text of one signature place, in bytes: sixteen RSA signatures of 8192 bits.
-const SIGNATURE_TEXT_BYTES_MAX: usize = 32 * 1024;
 
 /// Items of a batch checked one by one.
 const ITEMS_MAX: usize = 5000;
@@ -161,7 +153,7 @@ fn signed_request(
 ) -> Result<Verified, Refusal> {
     let found = Signatures::find(bound, signed, request)?;
     let timestamp = match &signed.timestamp {
-        Some(timestamp) => timestamp.text(&found, bound, request)?,
+        Some(timestamp) => timestamp.text(found.time, bound, request)?,
         None => None,
     };
     if let (Some(rule), Some(text)) = (&signed.timestamp, &timestamp) {
@@ -170,10 +162,16 @@ fn signed_request(
     if let Some(parameter) = &bound.rule.spec.body_sha256_query {
         check_body_digest(parameter, request)?;
     }
-    for url in urls(request.url, bound.rule.spec.url_mode) {
+    let variants = bound
+        .rule
+        .spec
+        .url_mode
+        .and_then(|UrlMode::Twilio| with_and_without_port(request.url));
+    let plain = [Cow::Borrowed(request.url)];
+    for url in variants.as_deref().unwrap_or(&plain) {
         let scope = Scope {
             request,
-            url: &url,
+            url,
             timestamp: timestamp.as_deref(),
             secret: None,
             json_field: bound.rule.spec.json_field.as_deref(),
@@ -206,17 +204,13 @@ fn with_mac(
         signed
             .content
             .feed(&scope, &mut |piece| mac.update(piece))?;
-        let endings = bound.rule.spec.content_alt_suffix.iter().map(|suffix| {
+        let fits = |mac: hmac::Context| any_equal(mac.sign().as_ref(), signatures);
+        let with_ending = bound.rule.spec.content_alt_suffix.iter().any(|suffix| {
             let mut mac = mac.clone();
             mac.update(suffix.as_bytes());
-            mac.sign()
+            fits(mac)
         });
-        let endings: Vec<_> = endings.collect();
-        if endings
-            .iter()
-            .chain([&mac.sign()])
-            .any(|tag| any_equal(tag.as_ref(), signatures))
-        {
+        if with_ending || fits(mac) {
             let credential = Some(index);
             return Ok(Some(Verified { credential }));
         }
@@ -253,7 +247,21 @@ fn with_digest(
 fn any_equal(expected: &[u8], signatures: &[Vec<u8>]) -> bool {
     signatures
         .iter()
-        .any(|signature| expected.ct_eq(signature).into())
+        .any(|signature| same_bytes(expected, signature))
+}
+
+/// Compares in a time that depends on the length only, eight bytes at a time.
+pub(super) fn same_bytes(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    let (left, left_rest) = left.as_chunks::<8>();
+    let (right, right_rest) = right.as_chunks::<8>();
+    let pairs = left.iter().zip(right);
+    let words = pairs.map(|(l, r)| u64::from_le_bytes(*l).ct_eq(&u64::from_le_bytes(*r)));
+    words
+        .fold(left_rest.ct_eq(right_rest), |all, word| all & word)
+        .into()
 }
 
 fn with_public_key(
@@ -310,239 +318,6 @@ fn key_by_header(
     keys.ok_or(Refusal::KeyUnavailable { url })
 }
 
-/// The signatures of a request, and what stood beside them.
-struct Signatures {
-    decoded: Vec<Vec<u8>>,
-    /// Keys of the list that carry no signature, such as the time.
-    captures: Vec<(String, String)>,
-}
-
-impl Signatures {
-    fn find(bound: &Bound, signed: &Signed, request: &Request<'_>) -> Result<Self, Refusal> {
-        let mut texts = Vec::new();
-        let mut captures = Vec::new();
-        let json_field = bound.rule.spec.json_field.as_deref();
-        for place in &signed.places {
-            let Some(value) = place.value(request, json_field)? else {
-                continue;
-            };
-            if value.len() > SIGNATURE_TEXT_BYTES_MAX {
-                return Err(Refusal::malformed(place.to_string(), "it is too long"));
-            }
-            let text = std::str::from_utf8(&value)
-                .map_err(|_| Refusal::malformed(place.to_string(), "it is not UTF-8"))?;
-            signed
-                .layout
-                .split(text, &mut texts, &mut captures, place)?;
-        }
-        let first = signed
-            .places
-            .first()
-            .map(Place::to_string)
-            .unwrap_or_default();
-        if texts.is_empty() {
-            return Err(Refusal::missing(format!("signature in {first}")));
-        }
-        if texts.len() > SIGNATURES_MAX {
-            return Err(Refusal::TooManySignatures {
-                max: SIGNATURES_MAX,
-            });
-        }
-        let decode = |text: &String| decode(text, signed.encoding);
-        let decoded: Vec<_> = texts.iter().filter_map(decode).collect();
-        if decoded.is_empty() {
-            return Err(Refusal::malformed(
-                first,
-                match signed.encoding {
-                    Encoding::Hex => "expected a signature in hex",
-                    Encoding::Base64 => "expected a signature in base64",
-                    Encoding::Base64Url => "expected a signature in URL-safe base64",
-                },
-            ));
-        }
-        Ok(Self { decoded, captures })
-    }
-}
-
-impl Layout {
-    fn split(
-        &self,
-        value: &str,
-        signatures: &mut Vec<String>,
-        captures: &mut Vec<(String, String)>,
-        place: &Place,
-    ) -> Result<(), Refusal> {
-        match self {
-            Self::Raw { prefix } => {
-                signatures.extend(
-                    value
-                        .trim_ascii()
-                        .strip_prefix(prefix.as_str())
-                        .map(str::to_owned),
-                );
-            }
-            Self::Positional { item } => {
-                let mut items = value.split(*item).map(str::trim_ascii);
-                capture("0", items.next().unwrap_or_default(), captures, place)?;
-                signatures.extend(items.filter(|item| !item.is_empty()).map(str::to_owned));
-            }
-            Self::List { item, pair, keys } => {
-                for (key, value) in value.split(*item).filter_map(|item| item.split_once(*pair)) {
-                    let (key, value) = (key.trim_ascii(), value.trim_ascii());
-                    if keys.iter().any(|wanted| wanted == key) {
-                        signatures.push(value.to_owned());
-                    } else {
-                        capture(key, value, captures, place)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A key that comes twice with different values leaves open which one was signed.
-fn capture(
-    key: &str,
-    value: &str,
-    captures: &mut Vec<(String, String)>,
-    place: &Place,
-) -> Result<(), Refusal> {
-    match captures.iter().find(|(known, _)| known == key) {
-        Some((_, known)) if known == value => {}
-        // Older signature versions may repeat during a rotation; they are not looked at.
-        Some((_, known)) if known.len() >= 32 && value.len() >= 32 => {}
-        Some(_) => {
-            let what = format!("a key of {place}");
-            return Err(Refusal::Duplicate { what });
-        }
-        None if captures.len() >= SIGNATURES_MAX => {
-            return Err(Refusal::TooManySignatures {
-                max: SIGNATURES_MAX,
-            });
-        }
-        None => captures.push((key.to_owned(), value.to_owned())),
-    }
-    Ok(())
-}
-
-/// Decodes strictly: whole bytes only, canonical, no blanks.
-pub(super) fn decode(text: &str, encoding: Encoding) -> Option<Vec<u8>> {
-    let bytes = match encoding {
-        Encoding::Hex => hex::decode(text).ok(),
-        Encoding::Base64 => BASE64_STANDARD.decode(text).ok(),
-        Encoding::Base64Url => {
-            let standard = text
-                .trim_end_matches('=')
-                .replace('-', "+")
-                .replace('_', "/");
-            base64::prelude::BASE64_STANDARD_NO_PAD
-                .decode(standard)
-                .ok()
-        }
-    };
-    bytes.filter(|bytes| !bytes.is_empty())
-}
-
-impl Timestamp {
-    /// The time as it was written: this text is what was signed.
-    fn text(
-        &self,
-        found: &Signatures,
-        bound: &Bound,
-        request: &Request<'_>,
-    ) -> Result<Option<String>, Refusal> {
-        let (text, what) = match &self.from {
-            TimestampFrom::Capture(key) => {
-                let captured = found.captures.iter().find(|(known, _)| known == key);
-                (
-                    captured.map(|(_, value)| value.clone()),
-                    format!("timestamp {key}="),
-                )
-            }
-            TimestampFrom::Place(place) => {
-                let json_field = bound.rule.spec.json_field.as_deref();
-                let value = place.value(request, json_field)?;
-                let text = match value.map(|value| String::from_utf8(value.into_owned())) {
-                    Some(Ok(text)) => Some(text),
-                    Some(Err(_)) => {
-                        return Err(Refusal::malformed(place.to_string(), "it is not UTF-8"));
-                    }
-                    None => None,
-                };
-                (text, place.to_string())
-            }
-        };
-        match text {
-            None if !self.optional => Err(Refusal::missing(what)),
-            text => Ok(text),
-        }
-    }
-
-    fn check(&self, text: &str, now: Option<u64>) -> Result<(), Refusal> {
-        let then = unix_ms(text, self.unit)
-            .ok_or_else(|| Refusal::malformed("timestamp", "it is not written as the rule says"))?;
-        let (Some(tolerance), Some(now)) = (self.tolerance_ms, now) else {
-            return Ok(());
-        };
-        let ahead = then - i128::from(now);
-        fresh(ahead, tolerance, self.reject_future)
-    }
-}
-
-/// Refuses a time that is too far from now. `ahead` is negative for the past.
-pub(super) fn fresh(ahead_ms: i128, tolerance_ms: u64, reject_future: bool) -> Result<(), Refusal> {
-    let seconds = |ms: i128| u64::try_from(ms / 1000).unwrap_or(u64::MAX);
-    let tolerance_s = tolerance_ms / 1000;
-    if -ahead_ms > i128::from(tolerance_ms) {
-        return Err(Refusal::Stale {
-            age_s: seconds(-ahead_ms),
-            tolerance_s,
-        });
-    }
-    if reject_future && ahead_ms > i128::from(tolerance_ms) {
-        return Err(Refusal::Future {
-            ahead_s: seconds(ahead_ms),
-            tolerance_s,
-        });
-    }
-    Ok(())
-}
-
-/// Reads a time strictly: digits only for numbers, no signs, no fractions.
-pub(super) fn unix_ms(text: &str, unit: TimeUnit) -> Option<i128> {
-    let number = || {
-        let digits = (1..=19).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        digits.then(|| text.parse::<i128>().ok()).flatten()
-    };
-    let milliseconds = |time: jiff::Timestamp| i128::from(time.as_millisecond());
-    match unit {
-        TimeUnit::Seconds => number().map(|seconds| seconds * 1000),
-        TimeUnit::Millis => number(),
-        TimeUnit::Micros => number().map(|micros| micros / 1000),
-        TimeUnit::Rfc3339 => match text.parse::<jiff::Timestamp>() {
-            Ok(time) => Some(milliseconds(time)),
-            Err(_) => utc(text.parse().ok()?).map(milliseconds),
-        },
-        TimeUnit::HttpDate => {
-            let time = httpdate::parse_http_date(text).ok()?;
-            let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-            i128::try_from(since.as_millis()).ok()
-        }
-        TimeUnit::ScalrDate => {
-            let bare = text
-                .strip_suffix(" UTC")
-                .or_else(|| text.strip_suffix(" GMT"))?;
-            let time = jiff::civil::DateTime::strptime("%a %d %b %Y %H:%M:%S", bare).ok()?;
-            utc(time).map(milliseconds)
-        }
-    }
-}
-
-fn utc(time: jiff::civil::DateTime) -> Option<jiff::Timestamp> {
-    jiff::tz::Offset::UTC.to_timestamp(time).ok()
-}
-
 fn check_body_digest(parameter: &str, request: &Request<'_>) -> Result<(), Refusal> {
     let Some(expected) = request.query_value(parameter) else {
         return Ok(());
@@ -555,34 +330,30 @@ fn check_body_digest(parameter: &str, request: &Request<'_>) -> Result<(), Refus
     Err(Refusal::BodyDigest { what })
 }
 
-/// The URL in every form the provider may have signed.
-fn urls(url: &str, mode: Option<UrlMode>) -> Vec<Cow<'_, str>> {
-    let variants = || {
-        mode?;
-        let (scheme, rest) = url.split_once("://")?;
-        let standard = match scheme {
-            "https" => "443",
-            "http" => "80",
-            _ => return None,
-        };
-        let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let host = authority.rfind('@').map_or(0, |at| at + 1);
-        let port = authority[host..].find(':').map(|colon| host + colon);
-        let bare = &authority[..port.unwrap_or(authority.len())];
-        let port = port.map(|colon| &authority[colon + 1..]);
-        let port = port.filter(|port| !port.is_empty()).unwrap_or(standard);
-        let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-        let mut found = Vec::new();
-        for authority in [bare.to_owned(), format!("{bare}:{port}")] {
-            found.push(Cow::Owned(format!("{scheme}://{authority}{target}")));
-            if query.contains('\'') {
-                let query = query.replace('\'', "%27");
-                found.push(Cow::Owned(format!("{scheme}://{authority}{path}{query}")));
-            }
-        }
-        Some(found)
+/// The URL in every form Twilio may have signed: without and with its port, and with `'` escaped.
+fn with_and_without_port(url: &str) -> Option<Vec<Cow<'static, str>>> {
+    let (scheme, rest) = url.split_once("://")?;
+    let standard = match scheme {
+        "https" => "443",
+        "http" => "80",
+        _ => return None,
     };
-    variants().unwrap_or_else(|| vec![Cow::Borrowed(url)])
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rfind('@').map_or(0, |at| at + 1);
+    let port = authority[host..].find(':').map(|colon| host + colon);
+    let bare = &authority[..port.unwrap_or(authority.len())];
+    let port = port.map(|colon| &authority[colon + 1..]);
+    let port = port.filter(|port| !port.is_empty()).unwrap_or(standard);
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let mut found = Vec::new();
+    for authority in [bare.to_owned(), format!("{bare}:{port}")] {
+        found.push(format!("{scheme}://{authority}{target}").into());
+        if query.contains('\'') {
+            let query = query.replace('\'', "%27");
+            found.push(format!("{scheme}://{authority}{path}{query}").into());
+        }
+    }
+    Some(found)
 }
 
 impl Key {

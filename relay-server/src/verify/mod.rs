@@ -27,6 +27,10 @@ mod json;
 
 mod template;
 
+mod time;
+
+mod signatures;
+
 mod evaluate;
 
 mod special;

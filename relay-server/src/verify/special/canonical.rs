@@ -3,9 +3,10 @@
 use super::{
     super::{
         Bound, Refusal, Request, Verified,
-        evaluate::{SIGNATURES_MAX, decode, fresh, unix_ms},
         request::pairs,
         rule::{Encoding, TimeUnit},
+        signatures::{SIGNATURES_MAX, decode},
+        time::{fresh, unix_ms},
     },
     by_mac, text_header,
 };

@@ -3,8 +3,9 @@
 use super::{
     super::{
         Bound, Refusal, Request, Verified,
-        evaluate::{decode, fresh, unix_ms},
         rule::{Encoding, TimeUnit},
+        signatures::decode,
+        time::{fresh, unix_ms},
     },
     by_mac, text_header,
 };

@@ -6,7 +6,7 @@ use ring::digest;
 
 use super::{
     super::{
-        Bound, Refusal, Request, Verified, Verifier, evaluate::fresh, rule::HttpSignatureAlgorithm,
+        Bound, Refusal, Request, Verified, Verifier, rule::HttpSignatureAlgorithm, time::fresh,
     },
     by_mac, text_header,
 };

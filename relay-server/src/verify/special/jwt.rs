@@ -10,11 +10,11 @@ use subtle::ConstantTimeEq as _;
 
 use super::super::{
     Bound, Refusal, Request, Verified, Verifier,
-    evaluate::fresh,
     keys::KeyUrl,
     public_key::{PublicKey, PublicKeyKind},
     rule::{ClaimHash, Encoding, RuleSpec},
     template::{Place, Scope, Template},
+    time::fresh,
 };
 
 /// Longest token read, in bytes.

@@ -1,0 +1,236 @@
+//! The wiring: [`Agent`] has everything open that can fail, and `run` serves until it is stopped.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use protocol::{frame::Listen, id::AgentId, session::AgentConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, DataConfig, Serve},
+    explain::{Code, Failure},
+    forward::Forwarder,
+    journal::Journal,
+    link::{Dialer, Driver, driver},
+    report::Report,
+    status::{Status, StatusListener},
+    terminal::View,
+    tls::Tls,
+};
+
+/// An agent that is ready to serve: files and the local listener are open.
+pub struct Agent {
+    parts: driver::Parts,
+    listener: Option<StatusListener>,
+    /// Held as long as the process uses its data directory.
+    _lock: Option<File>,
+}
+
+impl Agent {
+    /// Opens everything an agent needs on this machine. The relay is not contacted yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] that ends the command.
+    pub async fn bind(config: Config, view: Box<dyn View>) -> Result<Self, Failure> {
+        let tls = tls(&config)?;
+        let (instance, journal, lock) = open_data(&config.data)?;
+        let listener = match config.status {
+            Some(address) => Some(StatusListener::bind(address).await?),
+            None => None,
+        };
+        let idle_max = match &config.serve {
+            Serve::Destinations(lanes) => lanes
+                .iter()
+                .map(|(_, lane)| lane.concurrency)
+                .max()
+                .unwrap_or(1),
+            Serve::Listen { lane, .. } => lane.concurrency,
+        };
+        let parts = driver::Parts {
+            session_config: session_config(&config, instance),
+            serve: config.serve,
+            dialer: Dialer::new(config.link, tls.clone()),
+            forwarder: Forwarder::new(tls, idle_max as usize),
+            report: Report::new(journal),
+            view,
+            status: Arc::new(Status::default()),
+            grace: config.grace,
+        };
+        Ok(Self {
+            parts,
+            listener,
+            _lock: lock,
+        })
+    }
+
+    /// Where the local listener is, if there is one.
+    pub fn status_address(&self) -> Option<std::net::SocketAddr> {
+        self.listener.as_ref().map(|listener| listener.address)
+    }
+
+    /// Serves until `stop`, then finishes what is in hand.
+    ///
+    /// # Errors
+    ///
+    /// Why the relay refused for good.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let ended = CancellationToken::new();
+        let listener = self
+            .listener
+            .map(|listener| tokio::spawn(listener.serve(self.parts.status.clone(), ended.clone())));
+        let result = Driver::new(self.parts, stop).run().await;
+        ended.cancel();
+        if let Some(listener) = listener {
+            let _ = listener.await;
+        }
+        result
+    }
+}
+
+/// TLS, if anything needs it: reading all certificates of the system takes memory and time.
+fn tls(config: &Config) -> Result<Option<Tls>, Failure> {
+    let is_needed = config.link.server.tls
+        || match &config.serve {
+            Serve::Destinations(lanes) => lanes.iter().any(|(_, lane)| lane.target.is_tls()),
+            Serve::Listen { lane, .. } => lane.target.is_tls(),
+        };
+    if !is_needed {
+        return Ok(None);
+    }
+    Tls::new(config.ca_file.as_deref()).map(Some)
+}
+
+fn session_config(config: &Config, instance: AgentId) -> AgentConfig {
+    let (destinations, listen) = match &config.serve {
+        Serve::Destinations(lanes) => {
+            let windows = lanes
+                .iter()
+                .map(|(name, lane)| (name.clone(), lane.window()));
+            (windows.collect(), None)
+        }
+        Serve::Listen { sources, lane } => {
+            // The session fills in the numbers from the window.
+            let listen = Listen {
+                sources: sources.clone(),
+                filter: None,
+                deliveries: 0,
+                bytes: 0,
+            };
+            (Vec::new(), Some((listen, lane.window())))
+        }
+    };
+    AgentConfig {
+        instance,
+        name: config.link.name.clone(),
+        agent: driver::PROGRAM.to_owned(),
+        destinations,
+        listen,
+    }
+}
+
+fn open_data(data: &DataConfig) -> Result<(AgentId, Journal, Option<File>), Failure> {
+    let DataConfig::Directory { path, journal } = data else {
+        return Ok((new_instance(), Journal::in_memory(), None));
+    };
+    let unusable = |error: io::Error| {
+        Failure::new(
+            Code::DataDir,
+            format!("cannot use {}: {error}", path.display()),
+        )
+    };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    let lock = lock(path)?;
+    let instance = read_instance(path).map_err(unusable)?;
+    let journal = match journal {
+        true => Journal::open(path, now_ms()).map_err(unusable)?,
+        false => Journal::in_memory(),
+    };
+    Ok((instance, journal, Some(lock)))
+}
+
+fn lock(directory: &Path) -> Result<File, Failure> {
+    let unusable = |error: io::Error| {
+        Failure::new(
+            Code::DataDir,
+            format!("cannot lock {}: {error}", directory.display()),
+        )
+    };
+    let options = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .clone();
+    let file = options.open(directory.join("lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(
+            Code::DataLocked,
+            format!("{} is in use by another agent", directory.display()),
+        )),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// The id of this installation, made on the first start.
+fn read_instance(directory: &Path) -> io::Result<AgentId> {
+    let path = directory.join("instance");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| {
+            io::Error::other(format!(
+                "{} does not hold an agent id; delete it to get a new one",
+                path.display()
+            ))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let instance = new_instance();
+            // First beside, so that a crash leaves no half of an id.
+            let beside = directory.join("instance.new");
+            std::fs::write(&beside, format!("{instance}\n"))?;
+            std::fs::rename(&beside, &path)?;
+            Ok(instance)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A ULID: 48 bits of time, 80 of randomness.
+fn new_instance() -> AgentId {
+    let random = rand::random::<u128>() >> 48;
+    AgentId::from_u128((u128::from(now_ms()) << 80) | random)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod data_tests {
+    use super::*;
+
+    #[test]
+    fn instance_stays_and_the_directory_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataConfig::Directory {
+            path: directory.path().join("deep/er"),
+            journal: true,
+        };
+        let (first, _journal, lock) = open_data(&data).unwrap();
+        assert_eq!(open_data(&data).unwrap_err().code, Code::DataLocked);
+        drop(lock);
+        let (second, _journal, _lock) = open_data(&data).unwrap();
+        assert_eq!(first, second);
+        assert_ne!(first, new_instance());
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line. Every flag `--foo-bar` is also `HOOKFERRY_FOO_BAR`; flags win.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Brings webhooks to services that no provider can reach.
+#[derive(Debug, Parser)]
+#[command(
+    name = "relay-agent",
+    version,
+    about,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring events of some sources to a port or URL of this machine, until ^C
+    ///
+    /// The relay makes an expiring destination for it, so production agents keep their events.
+    #[command(after_help = "Examples:\n  \
+        relay-agent listen 3000 --source github --server https://relay.example.com --token-file token\n  \
+        relay-agent listen http://localhost:8080/hook --source '*' --output json")]
+    Listen(Listen),
+    /// Serve the destinations of agent.toml, as a service
+    Run(Run),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Explain an error code
+    Explain {
+        /// Such as E-TLS
+        code: String,
+    },
+    /// Show the version
+    Version,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check it, and show each value and where it comes from
+    Check(Run),
+}
+
+/// `relay-agent listen`.
+#[derive(Debug, ClapArgs)]
+pub struct Listen {
+    /// Where the service listens: a port of this machine, or a URL
+    #[arg(value_name = "PORT|URL", default_value = "3000")]
+    pub target: String,
+    /// Sources to receive, separated by commas; '*' for all
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        required = true,
+        env = "HOOKFERRY_SOURCE"
+    )]
+    pub source: Vec<String>,
+    /// Path of the service, put between its address and the path of the request
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// One line an event (compact), one JSON object an event (json), or only problems (quiet)
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "compact",
+        env = "HOOKFERRY_OUTPUT"
+    )]
+    pub output: Output,
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// Forwards at the same time
+    #[arg(long, value_name = "N", env = "HOOKFERRY_CONCURRENCY")]
+    pub concurrency: Option<u32>,
+    /// Time the service has to answer, such as 30s
+    #[arg(long, value_name = "TIME", env = "HOOKFERRY_TIMEOUT")]
+    pub timeout: Option<String>,
+}
+
+/// `relay-agent run` and `relay-agent config check`.
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// Where the agent keeps its id and its journal
+    #[arg(long, value_name = "DIR", env = "HOOKFERRY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep outcomes on disk until the relay has confirmed them
+    #[arg(long, value_name = "BOOL", env = "HOOKFERRY_JOURNAL")]
+    pub journal: Option<bool>,
+    /// Address of /livez and /readyz, or "off"
+    #[arg(long, value_name = "ADDRESS", env = "HOOKFERRY_OBSERVABILITY_LISTEN")]
+    pub observability_listen: Option<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "HOOKFERRY_LOG_LEVEL")]
+    pub log_level: Option<String>,
+    /// Text, JSON, or JSON unless it is a terminal
+    #[arg(long, value_enum, env = "HOOKFERRY_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What `listen` and `run` share.
+#[derive(Debug, Default, ClapArgs)]
+pub struct LinkArgs {
+    /// Configuration file [default: $XDG_CONFIG_HOME/hookferry/agent.toml, /etc/hookferry/agent.toml]
+    #[arg(long, value_name = "FILE", env = "HOOKFERRY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address of the relay, such as https://relay.example.com
+    #[arg(long, value_name = "URL", env = "HOOKFERRY_SERVER")]
+    pub server: Option<String>,
+    /// File that holds the agent token
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKFERRY_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub token_file: Option<PathBuf>,
+    /// Read the agent token from the standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+    /// What people call this agent [default: the host name]
+    #[arg(long, env = "HOOKFERRY_NAME")]
+    pub name: Option<String>,
+    /// CA certificates (PEM) to trust beside those of the operating system
+    #[arg(
+        long,
+        visible_alias = "ca",
+        value_name = "FILE",
+        env = "HOOKFERRY_CA_FILE"
+    )]
+    pub ca_file: Option<PathBuf>,
+    /// Let the token travel unencrypted to a relay that is not on this machine
+    #[arg(long, env = "HOOKFERRY_ALLOW_PLAIN_HTTP")]
+    pub allow_plain_http: bool,
+    /// How long to finish what is in hand when asked to stop, such as 20s
+    #[arg(long, value_name = "TIME", env = "HOOKFERRY_GRACE")]
+    pub grace: Option<String>,
+}
+
+/// How `listen` prints events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line for people.
+    Compact,
+    /// One JSON object a line.
+    Json,
+    /// Nothing but problems.
+    Quiet,
+}
+
+/// How `run` logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// Text.
+    Text,
+    /// JSON.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flag_takes_a_token() {
+        let arguments = [
+            "relay-agent",
+            "listen",
+            "3000",
+            "--source",
+            "a",
+            "--token",
+            "x",
+        ];
+        assert!(Args::try_parse_from(arguments).is_err());
+    }
+
+    #[test]
+    fn sources_are_separated_by_commas() {
+        let arguments = ["relay-agent", "listen", "--source", "github,stripe"];
+        let Command::Listen(listen) = Args::try_parse_from(arguments).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!(listen.source, ["github", "stripe"]);
+        assert_eq!(listen.target, "3000");
+    }
+}

@@ -1,0 +1,473 @@
+//! Flags, environment and file become one [`Config`].
+
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    io::Read,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use super::{
+    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, Config, DataConfig, FileConfig, ForwardConfig,
+    GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT, Token,
+    WINDOW_BYTES_DEFAULT, parse_duration, value::TOKEN_BYTES_MAX,
+};
+use crate::{
+    args::{self, LinkArgs, LogFormat},
+    explain::{Code, Failure},
+    forward::Target,
+};
+
+/// What is read of the process's surroundings, beside flags that already carry the environment.
+pub trait Environment {
+    /// An environment variable.
+    fn variable(&self, name: &str) -> Option<OsString>;
+
+    /// The name of this machine.
+    fn host_name(&self) -> Option<String>;
+
+    /// Everything on the standard input, up to the length of a token.
+    fn standard_input(&self) -> std::io::Result<String>;
+}
+
+/// The surroundings of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Process;
+
+impl Environment for Process {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name).filter(|value| !value.is_empty())
+    }
+
+    fn host_name(&self) -> Option<String> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = name.or_else(|| self.variable("HOSTNAME")?.into_string().ok())?;
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+
+    fn standard_input(&self) -> std::io::Result<String> {
+        let mut text = String::new();
+        let bytes_max = TOKEN_BYTES_MAX as u64 + 1;
+        std::io::stdin().take(bytes_max).read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// A configuration, and where each value of it comes from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// Key, value and origin of each setting. Secrets are masked.
+    pub settings: Vec<(&'static str, String, &'static str)>,
+}
+
+impl Loaded {
+    /// Loads the configuration of `run`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] that ends the command, mostly with exit code 4.
+    pub fn run(args: &args::Run, environment: &impl Environment) -> Result<Self, Failure> {
+        let (path, file) = find_file(&args.link, environment)?;
+        if path.is_none() {
+            return Err(
+                Failure::new(Code::ConfigFile, "there is no configuration file")
+                    .fix("write agent.toml, or name another file with --config"),
+            );
+        }
+        let mut origins = Origins::default();
+        let link = link(&args.link, &file, environment, &mut origins)?;
+        let serve = destinations(&file, &mut origins)?;
+        let data_dir = match args.data_dir.clone().or(file.data_dir.clone()) {
+            Some(path) => path,
+            None => state_directory(environment)?,
+        };
+        let journal = origins.pick("journal", args.journal, file.journal, true);
+        origins.note(
+            "data_dir",
+            data_dir.display(),
+            args.data_dir.is_some(),
+            file.data_dir.is_some(),
+        );
+        let status = origins.pick(
+            "observability.listen",
+            args.observability_listen.clone(),
+            file.observability.listen.clone(),
+            "127.0.0.1:9091".to_owned(),
+        );
+        let level = origins.pick(
+            "log_level",
+            args.log_level.clone(),
+            file.log_level.clone(),
+            "info".to_owned(),
+        );
+        let format = args
+            .log_format
+            .or(file.log_format)
+            .unwrap_or(LogFormat::Auto);
+        let config = Config {
+            link,
+            ca_file: ca_file(&args.link, &file, &mut origins),
+            serve,
+            data: DataConfig::Directory {
+                path: data_dir,
+                journal,
+            },
+            status: match status.as_str() {
+                "off" => None,
+                address => Some(valid("observability.listen", address)?),
+            },
+            grace: grace(&args.link, &file, &mut origins)?,
+            log: LogConfig {
+                level: valid("log_level", &level)?,
+                format,
+            },
+        };
+        Ok(Self {
+            config,
+            file: path,
+            settings: origins.0,
+        })
+    }
+
+    /// Loads the configuration of `listen`. The file is optional, and what it forwards is ignored.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] that ends the command, mostly with exit code 4.
+    pub fn listen(args: &args::Listen, environment: &impl Environment) -> Result<Self, Failure> {
+        let (path, file) = find_file(&args.link, environment)?;
+        let mut origins = Origins::default();
+        let entry = ForwardConfig {
+            destination: String::new(),
+            to: listen_url(args)?,
+            timeout: args.timeout.clone(),
+            concurrency: args.concurrency,
+        };
+        let lane = lane(&entry, WINDOW_BYTES_DEFAULT)?;
+        let config = Config {
+            link: link(&args.link, &file, environment, &mut origins)?,
+            ca_file: ca_file(&args.link, &file, &mut origins),
+            serve: Serve::Listen {
+                sources: args.source.clone(),
+                lane,
+            },
+            data: DataConfig::Memory,
+            status: None,
+            grace: grace(&args.link, &file, &mut origins)?,
+            log: LogConfig {
+                level: tracing::Level::WARN,
+                format: LogFormat::Text,
+            },
+        };
+        Ok(Self {
+            config,
+            file: path,
+            settings: origins.0,
+        })
+    }
+}
+
+/// What `config check` prints.
+impl Display for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.file {
+            Some(path) => writeln!(f, "configuration is valid: {}", path.display())?,
+            None => writeln!(f, "configuration is valid: no file")?,
+        }
+        for (key, value, origin) in &self.settings {
+            write!(f, "\n{key:<22} {value}  ({origin})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes where each value comes from, for `config check`.
+#[derive(Debug, Default)]
+struct Origins(Vec<(&'static str, String, &'static str)>);
+
+impl Origins {
+    fn pick<T: Display>(
+        &mut self,
+        key: &'static str,
+        flag: Option<T>,
+        file: Option<T>,
+        default: T,
+    ) -> T {
+        let (flagged, filed) = (flag.is_some(), file.is_some());
+        let value = flag.or(file).unwrap_or(default);
+        self.note(key, &value, flagged, filed);
+        value
+    }
+
+    fn note(&mut self, key: &'static str, value: impl Display, flagged: bool, filed: bool) {
+        let origin = match (flagged, filed) {
+            (true, _) => "flag or environment",
+            (false, true) => "file",
+            (false, false) => "default",
+        };
+        self.0.push((key, value.to_string(), origin));
+    }
+}
+
+fn find_file(
+    args: &LinkArgs,
+    environment: &impl Environment,
+) -> Result<(Option<PathBuf>, FileConfig), Failure> {
+    let path = match &args.config {
+        Some(path) => Some(path.clone()),
+        None => default_files(environment)
+            .into_iter()
+            .find(|path| path.exists()),
+    };
+    let Some(path) = path else {
+        return Ok((None, FileConfig::default()));
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::new(
+            Code::ConfigFile,
+            format!("cannot read {}: {error}", path.display()),
+        )
+    })?;
+    let file = FileConfig::parse(&text, &path)?;
+    Ok((Some(path), file))
+}
+
+fn default_files(environment: &impl Environment) -> Vec<PathBuf> {
+    let home = environment.variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(&environment.variable("HOME")?).join(".config")));
+    home.into_iter()
+        .chain([PathBuf::from("/etc")])
+        .map(|directory| directory.join("hookferry/agent.toml"))
+        .collect()
+}
+
+fn state_directory(environment: &impl Environment) -> Result<PathBuf, Failure> {
+    // systemd gives a list when the unit asks for several directories; the first is ours.
+    if let Some(list) = environment.variable("STATE_DIRECTORY")
+        && let Some(first) = std::env::split_paths(&list).next()
+    {
+        return Ok(first);
+    }
+    let state = environment.variable("XDG_STATE_HOME").map(PathBuf::from);
+    let state =
+        state.or_else(|| Some(Path::new(&environment.variable("HOME")?).join(".local/state")));
+    let state = state.ok_or_else(|| {
+        Failure::new(
+            Code::ConfigValue,
+            "there is no place for the agent's id and journal",
+        )
+        .fix("set data_dir, for instance to /var/lib/hookferry-agent")
+    })?;
+    Ok(state.join("hookferry/agent"))
+}
+
+fn link(
+    args: &LinkArgs,
+    file: &FileConfig,
+    environment: &impl Environment,
+    origins: &mut Origins,
+) -> Result<LinkConfig, Failure> {
+    let Some(server) = args.server.as_ref().or(file.server.as_ref()) else {
+        return Err(
+            Failure::new(Code::ConfigValue, "the address of the relay is missing")
+                .fix("give --server https://relay.example.com, or set server in agent.toml"),
+        );
+    };
+    origins.note(
+        "server",
+        server,
+        args.server.is_some(),
+        file.server.is_some(),
+    );
+    let server: ServerUrl = valid("server", server)?;
+    let allow_plain_http = args.allow_plain_http || file.allow_plain_http.unwrap_or(false);
+    origins.note(
+        "allow_plain_http",
+        allow_plain_http,
+        args.allow_plain_http,
+        file.allow_plain_http.is_some(),
+    );
+    if !server.tls && !server.is_loopback() && !allow_plain_http {
+        return Err(Failure::new(
+            Code::ConfigValue,
+            format!("server: {server} is not encrypted, and not on this machine"),
+        )
+        .fix("use https://, or allow it with --allow-plain-http: everybody on the way can read the token"));
+    }
+    let name = environment
+        .host_name()
+        .unwrap_or_else(|| "agent".to_owned());
+    let name = origins.pick("name", args.name.clone(), file.name.clone(), name);
+    let (token, origin) = token(args, file, environment)?;
+    origins.0.push(("token", "***".to_owned(), origin));
+    Ok(LinkConfig {
+        server,
+        token,
+        name,
+    })
+}
+
+fn token(
+    args: &LinkArgs,
+    file: &FileConfig,
+    environment: &impl Environment,
+) -> Result<(Token, &'static str), Failure> {
+    let credential = environment
+        .variable("CREDENTIALS_DIRECTORY")
+        .map(|directory| Path::new(&directory).join("token"))
+        .filter(|path| path.exists());
+    let (text, origin) = if args.token_stdin {
+        let text = environment.standard_input().map_err(|error| {
+            Failure::new(
+                Code::TokenMissing,
+                format!("cannot read the token from the standard input: {error}"),
+            )
+        })?;
+        (text, "standard input")
+    } else if let Some(path) = &args.token_file {
+        (read_token(path)?, "token file (flag or environment)")
+    } else if let Some(text) = environment.variable("HOOKFERRY_TOKEN") {
+        (text.to_string_lossy().into_owned(), "environment")
+    } else if let Some(path) = &credential {
+        (read_token(path)?, "credential")
+    } else if let Some(path) = &file.token_file {
+        (read_token(path)?, "token file (file)")
+    } else {
+        return Err(Failure::new(Code::TokenMissing, "no agent token was given"));
+    };
+    match Token::parse(&text) {
+        Ok(token) => Ok((token, origin)),
+        Err(wrong) => Err(Failure::new(
+            Code::TokenMissing,
+            format!("{origin}: {wrong}"),
+        )),
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let cannot = |error| {
+        Failure::new(
+            Code::TokenMissing,
+            format!("cannot read the token file {}: {error}", path.display()),
+        )
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(cannot)?;
+    file.take(TOKEN_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(cannot)?;
+    Ok(text)
+}
+
+fn ca_file(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Option<PathBuf> {
+    let path = args.ca_file.clone().or(file.tls.ca_file.clone())?;
+    origins.note("tls.ca_file", path.display(), args.ca_file.is_some(), true);
+    Some(path)
+}
+
+fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Duration, Failure> {
+    let default = format!("{}s", GRACE_DEFAULT.as_secs());
+    let text = origins.pick("grace", args.grace.clone(), file.grace.clone(), default);
+    parse_duration(&text).map_err(|wrong| invalid("grace", wrong))
+}
+
+fn destinations(file: &FileConfig, origins: &mut Origins) -> Result<Serve, Failure> {
+    if file.forward.is_empty() {
+        return Err(
+            Failure::new(Code::ConfigValue, "there is nothing to forward")
+                .fix("add a [[forward]] with destination and to"),
+        );
+    }
+    if file.forward.len() > protocol::limits::DESTINATIONS_MAX {
+        let most = protocol::limits::DESTINATIONS_MAX;
+        return Err(invalid(
+            "forward",
+            format!("one agent serves at most {most} destinations"),
+        ));
+    }
+    let window_bytes = file.limits.window_bytes.unwrap_or(WINDOW_BYTES_DEFAULT);
+    origins.note(
+        "limits.window_bytes",
+        window_bytes,
+        false,
+        file.limits.window_bytes.is_some(),
+    );
+    let mut lanes: Vec<(String, Lane)> = Vec::new();
+    for entry in &file.forward {
+        let name = &entry.destination;
+        if name.is_empty() || lanes.iter().any(|(other, _)| other == name) {
+            return Err(invalid(
+                "forward",
+                format!("destination {name:?} is empty or named twice"),
+            ));
+        }
+        let lane = lane(entry, window_bytes)?;
+        origins
+            .0
+            .push(("forward", format!("{name} -> {}", lane.target), "file"));
+        lanes.push((name.clone(), lane));
+    }
+    Ok(Serve::Destinations(lanes))
+}
+
+fn lane(entry: &ForwardConfig, window_bytes: u64) -> Result<Lane, Failure> {
+    let concurrency = entry.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
+    if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
+        return Err(invalid(
+            "concurrency",
+            format!("{concurrency} is not between 1 and {CONCURRENCY_MAX}"),
+        ));
+    }
+    if !(64 * 1024..=1 << 30).contains(&window_bytes) {
+        return Err(invalid(
+            "limits.window_bytes",
+            "expected 65536 (64 KiB) to 1073741824 (1 GiB)".to_owned(),
+        ));
+    }
+    let timeout = match &entry.timeout {
+        Some(text) => parse_duration(text).map_err(|wrong| invalid("timeout", wrong))?,
+        None => TIMEOUT_DEFAULT,
+    };
+    Ok(Lane {
+        target: valid("to", &entry.to)?,
+        concurrency,
+        timeout,
+        window_bytes,
+    })
+}
+
+/// The URL of the service: a port alone means this machine.
+fn listen_url(args: &args::Listen) -> Result<String, Failure> {
+    let mut url = match args.target.parse::<u16>() {
+        Ok(port) => format!("http://127.0.0.1:{port}"),
+        Err(_) if args.target.contains("://") => args.target.clone(),
+        Err(_) => format!("http://{}", args.target),
+    };
+    if let Some(path) = &args.path {
+        if !path.starts_with('/') {
+            return Err(invalid("--path", format!("{path:?} must start with /")));
+        }
+        url = format!("{}{path}", url.trim_end_matches('/'));
+    }
+    // Checked here for the better message; `lane` would call it `to`.
+    valid::<Target>("PORT|URL", &url)?;
+    Ok(url)
+}
+
+fn valid<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {
+    text.parse()
+        .map_err(|wrong: T::Err| invalid(key, wrong.to_string()))
+}
+
+fn invalid(key: &str, wrong: String) -> Failure {
+    Failure::new(Code::ConfigValue, format!("{key}: {wrong}"))
+}
+
+#[cfg(test)]
+mod tests;

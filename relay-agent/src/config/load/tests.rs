@@ -1,0 +1,258 @@
+//! What wins, what is refused, and what is shown.
+
+use std::collections::HashMap;
+
+use clap::Parser;
+
+use super::*;
+use crate::args::{Args, Command, ConfigCommand};
+
+/// Surroundings that a test makes up.
+#[derive(Default)]
+struct Fake {
+    variables: HashMap<&'static str, OsString>,
+    input: &'static str,
+}
+
+impl Environment for Fake {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        self.variables.get(name).cloned()
+    }
+
+    fn host_name(&self) -> Option<String> {
+        Some("laptop".to_owned())
+    }
+
+    fn standard_input(&self) -> std::io::Result<String> {
+        Ok(self.input.to_owned())
+    }
+}
+
+const FILE: &str = r#"
+    server = "https://file.example"
+    grace = "7s"
+    [[forward]]
+    destination = "ci"
+    to = "http://ci.internal:8080/hook/"
+    timeout = "5s"
+"#;
+
+fn run(file: &str, flags: &[&str], mut fake: Fake) -> Result<Loaded, Failure> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, file).unwrap();
+    fake.variables.insert("HOME", "/home/test".into());
+    fake.variables
+        .entry("HOOKFERRY_TOKEN")
+        .or_insert("hf_agent_env".into());
+    let command = ["relay-agent", "config", "check", "--config"].map(OsString::from);
+    let flags = flags.iter().map(OsString::from);
+    let arguments = command.into_iter().chain([path.into()]).chain(flags);
+    let Command::Config(ConfigCommand::Check(args)) =
+        Args::try_parse_from(arguments).unwrap().command
+    else {
+        panic!("another command");
+    };
+    Loaded::run(&args, &fake)
+}
+
+fn listen(flags: &[&str], fake: Fake) -> Result<Loaded, Failure> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, "").unwrap();
+    let command = ["relay-agent", "listen", "--source", "a", "--config"].map(OsString::from);
+    let arguments = command
+        .into_iter()
+        .chain([path.into()])
+        .chain(flags.iter().map(OsString::from));
+    let Command::Listen(args) = Args::try_parse_from(arguments).unwrap().command else {
+        panic!("another command");
+    };
+    Loaded::listen(&args, &fake)
+}
+
+fn wrong(result: Result<Loaded, Failure>, part: &str) {
+    let failure = result.err().unwrap();
+    assert!(
+        failure.to_string().contains(part),
+        "{part:?} is missing in {failure}"
+    );
+    assert_eq!(failure.code.exit().code(), 4);
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_the_default() {
+    let loaded = run(FILE, &["--server", "https://flag.example"], Fake::default()).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.link.server.to_string(), "https://flag.example");
+    assert_eq!(config.grace, Duration::from_secs(7));
+    assert_eq!(config.link.name, "laptop");
+    assert_eq!(config.status, Some("127.0.0.1:9091".parse().unwrap()));
+    let Serve::Destinations(lanes) = &config.serve else {
+        panic!("listens");
+    };
+    assert_eq!(lanes[0].0, "ci");
+    assert_eq!(
+        lanes[0].1.target.to_string(),
+        "http://ci.internal:8080/hook"
+    );
+    assert_eq!(
+        (lanes[0].1.timeout, lanes[0].1.concurrency),
+        (Duration::from_secs(5), 16)
+    );
+}
+
+#[test]
+fn check_shows_origins_and_no_secret() {
+    let shown = run(FILE, &["--grace", "3s"], Fake::default())
+        .unwrap()
+        .to_string();
+    for line in [
+        "server                 https://file.example  (file)",
+        "grace                  3s  (flag or environment)",
+        "journal                true  (default)",
+        "token                  ***  (environment)",
+    ] {
+        assert!(shown.contains(line), "{line:?} is missing in {shown}");
+    }
+    assert!(!shown.contains("hf_agent_env"));
+}
+
+#[test]
+fn tokens_come_from_many_places_but_no_flag() {
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::write(credentials.path().join("token"), "hf_agent_credential\n").unwrap();
+    let token_file = credentials.path().join("other");
+    std::fs::write(&token_file, "hf_agent_file").unwrap();
+    let token_file = token_file.to_str().unwrap().to_owned();
+    let fake = |variables: &[(&'static str, &str)]| Fake {
+        variables: variables
+            .iter()
+            .map(|(name, value)| (*name, OsString::from(value)))
+            .collect(),
+        input: "hf_agent_stdin",
+    };
+    let server = ["--server", "https://a"];
+    let directory = credentials.path().to_str().unwrap();
+    let credential = [("CREDENTIALS_DIRECTORY", directory)];
+    let both = [credential[0], ("HOOKFERRY_TOKEN", "hf_agent_env")];
+    let with_file = [server[0], server[1], "--token-file", &token_file];
+    let with_stdin = [&with_file[..], &["--token-stdin"]].concat();
+    for (flags, variables, expected) in [
+        (&server[..], &credential[..], "hf_agent_credential"),
+        (&server[..], &both[..], "hf_agent_env"),
+        (&with_file[..], &both[..], "hf_agent_file"),
+        (&with_stdin[..], &both[..], "hf_agent_stdin"),
+    ] {
+        let loaded = listen(flags, fake(variables)).unwrap();
+        assert_eq!(loaded.config.link.token.reveal(), expected);
+    }
+    wrong(listen(&server, Fake::default()), "E-TOKEN-MISSING");
+}
+
+#[test]
+fn plain_http_leaves_this_machine_only_when_allowed() {
+    let plain = FILE.replace("https://", "http://");
+    wrong(run(&plain, &[], Fake::default()), "not encrypted");
+    assert!(run(&plain, &["--allow-plain-http"], Fake::default()).is_ok());
+    let local = FILE.replace("https://file.example", "http://127.0.0.1:8080");
+    assert!(run(&local, &[], Fake::default()).is_ok());
+}
+
+#[test]
+fn impossible_values_are_named() {
+    let cases = [
+        ("server = \"https://a\"", "nothing to forward"),
+        (&FILE.replace("5s", "5"), "timeout"),
+        (&FILE.replace("hook/", "hook?a=b"), "must not have a query"),
+        (
+            &FILE.replace("timeout = \"5s\"", "concurrency = 0"),
+            "between 1 and",
+        ),
+        (
+            &FILE.replace("https://file.example", "file.example"),
+            "server",
+        ),
+        (
+            &format!("{FILE}[[forward]]\ndestination=\"ci\"\nto=\"http://x\""),
+            "named twice",
+        ),
+        (
+            &format!("{FILE}[observability]\nlisten = \"everywhere\""),
+            "observability.listen",
+        ),
+    ];
+    for (file, part) in cases {
+        wrong(run(file, &[], Fake::default()), part);
+    }
+}
+
+#[test]
+fn a_port_means_this_machine() {
+    let token = || Fake {
+        variables: HashMap::from([("HOOKFERRY_TOKEN", "hf_agent_x".into())]),
+        input: "",
+    };
+    for (flags, expected) in [
+        (&["--server", "https://a"][..], "http://127.0.0.1:3000"),
+        (&["--server", "https://a", "8080"], "http://127.0.0.1:8080"),
+        (
+            &["--server", "https://a", "8080", "--path", "/hook"],
+            "http://127.0.0.1:8080/hook",
+        ),
+        (
+            &["--server", "https://a", "localhost:8080/x"],
+            "http://localhost:8080/x",
+        ),
+        (
+            &["--server", "https://a", "https://svc/x/"],
+            "https://svc/x",
+        ),
+    ] {
+        let Serve::Listen { lane, .. } = listen(flags, token()).unwrap().config.serve else {
+            panic!("serves destinations");
+        };
+        assert_eq!(lane.target.to_string(), expected);
+    }
+    wrong(
+        listen(&["--server", "https://a", "ftp://x"], token()),
+        "http:// or https://",
+    );
+}
+
+#[test]
+fn the_example_shows_every_key_with_its_default() {
+    let example = include_str!("../../../../deploy/config/relay-agent.toml");
+    let uncommented: String = example
+        .lines()
+        .map(|line| line.strip_prefix("#:").unwrap_or(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let file = FileConfig::parse(&uncommented, Path::new("relay-agent.toml")).unwrap();
+    assert_eq!(file.grace.as_deref(), Some("20s"));
+    assert_eq!(file.journal, Some(true));
+    assert_eq!(file.limits.window_bytes, Some(WINDOW_BYTES_DEFAULT));
+    assert_eq!(file.observability.listen.as_deref(), Some("127.0.0.1:9091"));
+    assert_eq!(file.forward[0].concurrency, Some(CONCURRENCY_DEFAULT));
+    assert_eq!(
+        file.forward[0].timeout.as_deref().map(parse_duration),
+        Some(Ok(TIMEOUT_DEFAULT))
+    );
+    for key in [
+        "server",
+        "token_file",
+        "name",
+        "data_dir",
+        "allow_plain_http",
+        "log_level",
+        "log_format",
+        "ca_file",
+    ] {
+        assert!(
+            uncommented.contains(&format!("\n{key} = ")),
+            "{key} is missing"
+        );
+    }
+    // As it is shipped, only the lines that have no default are set.
+    assert!(FileConfig::parse(example, Path::new("relay-agent.toml")).is_ok());
+}

@@ -1,0 +1,124 @@
+//! What the agent was told, from flags, environment and file, checked once and read by nobody else.
+//!
+//! Flags win over the environment, the environment over the file, the file over the default.
+
+mod file;
+
+mod load;
+
+pub(crate) mod value;
+
+pub use file::{FileConfig, ForwardConfig};
+pub use load::{Environment, Loaded, Process};
+pub use value::{ServerUrl, Token, parse_duration};
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use protocol::session::Window;
+
+use crate::{args::LogFormat, forward::Target};
+
+/// Forwards at the same time per destination, unless configured.
+pub const CONCURRENCY_DEFAULT: u32 = 16;
+
+/// Largest concurrency of one destination: twice it must fit the protocol's window.
+pub const CONCURRENCY_MAX: u32 = (protocol::limits::WINDOW_DELIVERIES_MAX / 2) as u32;
+
+/// Body bytes one destination takes at once, unless configured.
+pub const WINDOW_BYTES_DEFAULT: u64 = 8 * 1024 * 1024;
+
+/// Time the service has to answer, unless configured; the relay may allow less.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Time to finish what is in hand when asked to stop, unless configured.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
+
+/// Everything an agent needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// How to reach the relay.
+    pub link: LinkConfig,
+    /// CA certificates to trust beside those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// What is served.
+    pub serve: Serve,
+    /// Where id and journal are kept.
+    pub data: DataConfig,
+    /// Where `/livez` and `/readyz` are answered, if anywhere.
+    pub status: Option<SocketAddr>,
+    /// Time to finish what is in hand when asked to stop.
+    pub grace: Duration,
+    /// How `run` logs.
+    pub log: LogConfig,
+}
+
+/// How to reach the relay.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// Where it is.
+    pub server: ServerUrl,
+    /// What opens a session.
+    pub token: Token,
+    /// What people call this agent.
+    pub name: String,
+}
+
+/// What is served: the only source of URLs the agent ever calls.
+#[derive(Debug, Clone)]
+pub enum Serve {
+    /// Named destinations.
+    Destinations(Vec<(String, Lane)>),
+    /// An expiring destination of our own, for some sources.
+    Listen {
+        /// Their names; `*` stands for all.
+        sources: Vec<String>,
+        /// Where its events go.
+        lane: Lane,
+    },
+}
+
+/// Where the events of one destination go, and how.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// The service.
+    pub target: Target,
+    /// Forwards at the same time.
+    pub concurrency: u32,
+    /// Time the service has to answer; the relay may allow less.
+    pub timeout: Duration,
+    /// Body bytes taken at once.
+    pub window_bytes: u64,
+}
+
+impl Lane {
+    /// What may be offered at once: enough that the next delivery is there when one ends.
+    pub fn window(&self) -> Window {
+        Window {
+            deliveries: u64::from(self.concurrency) * 2,
+            bytes: self.window_bytes,
+        }
+    }
+}
+
+/// Where id and journal are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataConfig {
+    /// Nowhere: a new agent each time.
+    Memory,
+    /// In a directory.
+    Directory {
+        /// The directory; it belongs to one process at a time.
+        path: PathBuf,
+        /// Whether outcomes are kept there too.
+        journal: bool,
+    },
+}
+
+/// How `run` logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// The least important level that is logged.
+    pub level: tracing::Level,
+    /// The form.
+    pub format: LogFormat,
+}

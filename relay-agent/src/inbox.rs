@@ -1,0 +1,560 @@
+//! Admission: which offers are taken in hand, and how many of them are forwarded at a time.
+//!
+//! Decides only; it neither sends nor calls. A delivery is in hand at most once. If it is offered again
+//! meanwhile, the work goes on and answers under the newer lease.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use protocol::{
+    frame::{Cancel, Held, Offer},
+    id::DeliveryId,
+    limits::CHUNK_BYTES_MAX,
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, Id},
+};
+
+use crate::{
+    config::Lane,
+    forward::{Attempt, EventBody, Target},
+    link::LinkId,
+};
+
+/// What is in hand, and what waits for its turn.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    lanes: HashMap<String, LaneState>,
+    in_hand: HashMap<DeliveryId, InHand>,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    target: Arc<Target>,
+    concurrency: u32,
+    timeout_configured: Duration,
+    timeout: Duration,
+    running: u32,
+    waiting: VecDeque<DeliveryId>,
+}
+
+/// A delivery in hand.
+#[derive(Debug)]
+pub struct InHand {
+    /// The lease it answers under: that of its newest offer.
+    pub held: Held,
+    /// The link of that offer.
+    pub link: LinkId,
+    /// The destination it is for.
+    pub destination: String,
+    /// Length of its body, in bytes.
+    pub body_bytes: u64,
+    arriving: Option<Arriving>,
+    stage: Stage,
+}
+
+/// A body whose rest is still to come.
+#[derive(Debug)]
+struct Arriving {
+    parts: mpsc::Sender<Bytes>,
+    remaining: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Waiting(Box<Attempt>),
+    Running(Option<AbortHandle>),
+}
+
+impl InHand {
+    fn is_called_by(&self, task: Id) -> bool {
+        matches!(&self.stage, Stage::Running(Some(call)) if call.id() == task)
+    }
+}
+
+/// What to do with an offer.
+#[derive(Debug)]
+pub enum Admission {
+    /// Call the service now, and tell [`Inbox::running`].
+    Start(Box<Attempt>),
+    /// Nothing yet: it has its turn later.
+    Waits,
+    /// It is in hand already and answers under the new lease; the older one is to be released.
+    Adopted {
+        /// The older lease.
+        older: Held,
+        /// The link it was offered on.
+        link: LinkId,
+    },
+    /// The configuration names no target for it.
+    Unserved(Box<Offer>),
+}
+
+impl Inbox {
+    /// Serves a destination.
+    pub fn serve(&mut self, destination: &str, lane: &Lane) {
+        self.lanes
+            .entry(destination.to_owned())
+            .or_insert_with(|| LaneState {
+                target: Arc::new(lane.target.clone()),
+                concurrency: lane.concurrency,
+                timeout_configured: lane.timeout,
+                timeout: lane.timeout,
+                running: 0,
+                waiting: VecDeque::new(),
+            });
+    }
+
+    /// Heeds the time-out of the relay for a destination; ours may only be shorter.
+    pub fn limit_timeout(&mut self, destination: &str, relay: Duration) {
+        if let Some(lane) = self.lanes.get_mut(destination) {
+            lane.timeout = lane.timeout_configured.min(relay);
+        }
+    }
+
+    /// Takes an offer.
+    pub fn admit(&mut self, mut offer: Box<Offer>, link: LinkId) -> Admission {
+        let held = Held {
+            delivery: offer.delivery,
+            lease: offer.lease.clone(),
+            attempt: offer.attempt,
+        };
+        if let Some(in_hand) = self.in_hand.get_mut(&offer.delivery) {
+            if in_hand.arriving.is_none() {
+                let older = std::mem::replace(&mut in_hand.held, held);
+                let link = std::mem::replace(&mut in_hand.link, link);
+                return Admission::Adopted { older, link };
+            }
+            // The rest of that body will not come any more.
+            self.drop_delivery(offer.delivery);
+        }
+        let Some(lane) = self.lanes.get_mut(&offer.destination) else {
+            return Admission::Unserved(offer);
+        };
+        let (body, arriving) = split_body(&mut offer);
+        let destination = offer.destination.clone();
+        let body_bytes = offer.body_bytes;
+        let attempt = Box::new(Attempt {
+            offer,
+            body,
+            target: Some(lane.target.clone()),
+            timeout: lane.timeout,
+        });
+        let delivery = held.delivery;
+        let (stage, admission) = if lane.running < lane.concurrency {
+            lane.running += 1;
+            (Stage::Running(None), Admission::Start(attempt))
+        } else {
+            lane.waiting.push_back(delivery);
+            (Stage::Waiting(attempt), Admission::Waits)
+        };
+        self.in_hand.insert(
+            delivery,
+            InHand {
+                held,
+                link,
+                destination,
+                body_bytes,
+                arriving,
+                stage,
+            },
+        );
+        admission
+    }
+
+    /// The call of a delivery has begun.
+    pub fn running(&mut self, delivery: DeliveryId, call: AbortHandle) {
+        if let Some(in_hand) = self.in_hand.get_mut(&delivery) {
+            in_hand.stage = Stage::Running(Some(call));
+        }
+    }
+
+    /// Hands on more of a body.
+    pub fn body(&mut self, delivery: DeliveryId, link: LinkId, part: Bytes) {
+        let Some(in_hand) = self.in_hand.get_mut(&delivery) else {
+            return;
+        };
+        if in_hand.link != link {
+            return;
+        }
+        let Some(arriving) = &mut in_hand.arriving else {
+            return;
+        };
+        arriving.remaining = arriving.remaining.saturating_sub(part.len() as u64);
+        // There is room for every part the protocol allows. What comes in more of them than that ends
+        // as a body cut short: the sender is dropped, and the call fails without harm.
+        let taken = arriving.parts.try_send(part).is_ok();
+        if arriving.remaining == 0 || !taken {
+            in_hand.arriving = None;
+        }
+    }
+
+    /// A call has ended: what it answers, and the attempt whose turn it is now.
+    ///
+    /// Nothing if that call is no longer the one of the delivery.
+    pub fn finished(
+        &mut self,
+        delivery: DeliveryId,
+        call: Id,
+    ) -> Option<(InHand, Option<Box<Attempt>>)> {
+        let in_hand = self.in_hand.get(&delivery)?;
+        if !in_hand.is_called_by(call) {
+            return None;
+        }
+        let in_hand = self.in_hand.remove(&delivery)?;
+        let next = self.free(&in_hand.destination);
+        Some((in_hand, next))
+    }
+
+    /// The delivery whose call is a certain task.
+    pub fn called_by(&self, call: Id) -> Option<DeliveryId> {
+        let mut calls = self.in_hand.iter();
+        calls.find_map(|(delivery, in_hand)| in_hand.is_called_by(call).then_some(*delivery))
+    }
+
+    /// An attempt is no longer wanted: what is to be released, if its call has not begun. A call that
+    /// has begun goes on and is reported, unless its body can never be complete.
+    pub fn cancel(&mut self, cancel: &Cancel) -> Option<(LinkId, Held)> {
+        let in_hand = self.in_hand.get(&cancel.delivery)?;
+        if in_hand.held.lease != cancel.lease {
+            return None;
+        }
+        let is_cut = in_hand.arriving.is_some();
+        if !is_cut && matches!(in_hand.stage, Stage::Running(_)) {
+            return None;
+        }
+        let in_hand = self.drop_delivery(cancel.delivery)?;
+        // The session has already released what never was complete.
+        (!is_cut).then_some((in_hand.link, in_hand.held))
+    }
+
+    /// A link is gone. Bodies that were arriving on it never will be complete: those deliveries are
+    /// dropped, and the relay offers them anew. The rest goes on.
+    pub fn link_lost(&mut self, link: LinkId) {
+        let cut: Vec<_> = self
+            .in_hand
+            .iter()
+            .filter(|(_, in_hand)| in_hand.link == link && in_hand.arriving.is_some())
+            .map(|(delivery, _)| *delivery)
+            .collect();
+        for delivery in cut {
+            self.drop_delivery(delivery);
+        }
+    }
+
+    /// Attempts whose turn has come because others were dropped.
+    pub fn next_ready(&mut self) -> Option<Box<Attempt>> {
+        let destination = self
+            .lanes
+            .iter()
+            .find(|(_, lane)| lane.running < lane.concurrency && !lane.waiting.is_empty())
+            .map(|(destination, _)| destination.clone())?;
+        self.start_next(&destination)
+    }
+
+    /// Takes back everything whose call has not begun.
+    pub fn take_waiting(&mut self) -> Vec<InHand> {
+        let waiting: Vec<_> = self
+            .lanes
+            .values_mut()
+            .flat_map(|lane| lane.waiting.drain(..))
+            .collect();
+        waiting
+            .iter()
+            .filter_map(|delivery| self.in_hand.remove(delivery))
+            .collect()
+    }
+
+    /// Gives up everything in hand; calls are aborted.
+    pub fn abandon(&mut self) -> Vec<InHand> {
+        let deliveries: Vec<_> = self.in_hand.keys().copied().collect();
+        deliveries
+            .into_iter()
+            .filter_map(|delivery| self.drop_delivery(delivery))
+            .collect()
+    }
+
+    /// What a new session is told to be still in hand: all whose body is here.
+    pub fn complete(&self) -> impl Iterator<Item = &InHand> {
+        self.in_hand
+            .values()
+            .filter(|in_hand| in_hand.arriving.is_none())
+    }
+
+    /// Whether anything that was offered on a link is still in hand.
+    pub fn holds_for(&self, link: LinkId) -> bool {
+        self.in_hand.values().any(|in_hand| in_hand.link == link)
+    }
+
+    /// How many deliveries are in hand.
+    pub fn len(&self) -> usize {
+        self.in_hand.len()
+    }
+
+    /// Whether nothing is in hand.
+    pub fn is_empty(&self) -> bool {
+        self.in_hand.is_empty()
+    }
+
+    fn drop_delivery(&mut self, delivery: DeliveryId) -> Option<InHand> {
+        let in_hand = self.in_hand.remove(&delivery)?;
+        let lane = self.lanes.get_mut(&in_hand.destination);
+        match (&in_hand.stage, lane) {
+            (Stage::Running(call), Some(lane)) => {
+                if let Some(call) = call {
+                    call.abort();
+                }
+                lane.running -= 1;
+            }
+            (Stage::Waiting(_), Some(lane)) => lane.waiting.retain(|other| *other != delivery),
+            (_, None) => {}
+        }
+        Some(in_hand)
+    }
+
+    fn free(&mut self, destination: &str) -> Option<Box<Attempt>> {
+        let lane = self.lanes.get_mut(destination)?;
+        lane.running = lane.running.saturating_sub(1);
+        self.start_next(destination)
+    }
+
+    fn start_next(&mut self, destination: &str) -> Option<Box<Attempt>> {
+        let lane = self.lanes.get_mut(destination)?;
+        let in_hand = self.in_hand.get_mut(&lane.waiting.pop_front()?)?;
+        lane.running += 1;
+        match std::mem::replace(&mut in_hand.stage, Stage::Running(None)) {
+            Stage::Waiting(attempt) => Some(attempt),
+            Stage::Running(_) => None,
+        }
+    }
+}
+
+/// Takes the body out of an offer; what is missing of it arrives through a channel.
+fn split_body(offer: &mut Offer) -> (EventBody, Option<Arriving>) {
+    let start = std::mem::take(&mut offer.body);
+    let missing = offer.body_bytes.saturating_sub(start.len() as u64);
+    if missing == 0 {
+        return (EventBody::whole(start), None);
+    }
+    let parts_max = missing.div_ceil(CHUNK_BYTES_MAX as u64) as usize + 1;
+    let (parts, rest) = mpsc::channel(parts_max);
+    let body = EventBody::arriving(start, rest, offer.body_bytes);
+    (
+        body,
+        Some(Arriving {
+            parts,
+            remaining: missing,
+        }),
+    )
+}
+
+/// Offers and receipts for tests of this crate.
+#[cfg(test)]
+pub(crate) mod sample {
+    use protocol::{
+        frame::{Headers, LeaseToken, Outcome, Receipt, RequestHead},
+        id::EventId,
+    };
+
+    use super::*;
+
+    pub(crate) fn offer(number: u128, attempt: u32) -> Offer {
+        Offer {
+            delivery: DeliveryId::from_u128(number),
+            event: EventId::from_u128(number),
+            lease: LeaseToken(format!("lease-{number}-{attempt}")),
+            lease_ms: 90_000,
+            attempt,
+            destination: "ci".to_owned(),
+            source: "github".to_owned(),
+            received_at_ms: 1_795_433_942_114,
+            event_type: Some("push".to_owned()),
+            remote: None,
+            public_origin: None,
+            respond: false,
+            request: RequestHead {
+                method: "POST".to_owned(),
+                target: String::new(),
+                headers: Headers::default(),
+            },
+            body_bytes: 0,
+            used_deliveries: 0,
+            used_bytes: 0,
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn receipt(number: u128, attempt: u32, status: u16) -> Receipt {
+        let offer = offer(number, attempt);
+        Receipt {
+            delivery: offer.delivery,
+            lease: offer.lease,
+            attempt,
+            outcome: Outcome::Answered {
+                status,
+                headers: Headers::default(),
+                body_bytes: 0,
+            },
+            elapsed_ms: 3,
+            response_start: Bytes::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{sample::offer, *};
+
+    const LINK: LinkId = LinkId(1);
+    const OTHER: LinkId = LinkId(2);
+
+    fn inbox(concurrency: u32) -> Inbox {
+        let mut inbox = Inbox::default();
+        inbox.serve(
+            "ci",
+            &Lane {
+                target: "http://127.0.0.1:1/hook".parse().unwrap(),
+                concurrency,
+                timeout: Duration::from_secs(30),
+                window_bytes: 1 << 20,
+            },
+        );
+        inbox
+    }
+
+    fn started(admission: Admission) -> Box<Attempt> {
+        match admission {
+            Admission::Start(attempt) => attempt,
+            other => panic!("not started: {other:?}"),
+        }
+    }
+
+    /// Tells the inbox of a call, as the driver does, and ends it.
+    fn finish(inbox: &mut Inbox, number: u128) -> (InHand, Option<Box<Attempt>>) {
+        let call = tokio::spawn(async {}).abort_handle();
+        inbox.running(id(number), call.clone());
+        inbox.finished(id(number), call.id()).unwrap()
+    }
+
+    fn id(number: u128) -> DeliveryId {
+        DeliveryId::from_u128(number)
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_concurrency_run_and_the_rest_keeps_its_order() {
+        let mut inbox = inbox(2);
+        started(inbox.admit(offer(1, 1).into(), LINK));
+        started(inbox.admit(offer(2, 1).into(), LINK));
+        for number in 3..=4 {
+            assert!(matches!(
+                inbox.admit(offer(number, 1).into(), LINK),
+                Admission::Waits
+            ));
+        }
+        let (done, next) = finish(&mut inbox, 2);
+        assert_eq!(done.held.delivery, id(2));
+        assert_eq!(next.unwrap().offer.delivery, id(3));
+        assert_eq!(finish(&mut inbox, 1).1.unwrap().offer.delivery, id(4));
+        assert!(finish(&mut inbox, 3).1.is_none());
+        assert!(finish(&mut inbox, 4).1.is_none());
+        assert!(inbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn repeated_offer_adopts_the_newer_lease_and_calls_nobody() {
+        let mut inbox = inbox(1);
+        started(inbox.admit(offer(1, 1).into(), LINK));
+        let Admission::Adopted { older, link } = inbox.admit(offer(1, 2).into(), OTHER) else {
+            panic!("called twice");
+        };
+        assert_eq!((older.attempt, link), (1, LINK));
+        let done = finish(&mut inbox, 1).0;
+        assert_eq!((done.held.attempt, done.link), (2, OTHER));
+        assert_eq!(done.held.lease, offer(1, 2).lease);
+    }
+
+    #[tokio::test]
+    async fn time_out_is_the_smaller_one() {
+        let mut inbox = inbox(1);
+        inbox.limit_timeout("ci", Duration::from_secs(5));
+        let attempt = started(inbox.admit(offer(1, 1).into(), LINK));
+        assert_eq!(attempt.timeout, Duration::from_secs(5));
+        finish(&mut inbox, 1);
+        inbox.limit_timeout("ci", Duration::from_secs(500));
+        let attempt = started(inbox.admit(offer(2, 1).into(), LINK));
+        assert_eq!(attempt.timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn unknown_destination_is_unserved() {
+        let mut strange = offer(1, 1);
+        strange.destination = "elsewhere".to_owned();
+        assert!(matches!(
+            inbox(1).admit(strange.into(), LINK),
+            Admission::Unserved(_)
+        ));
+    }
+
+    #[tokio::test]
+    async fn cancel_takes_what_waits_and_leaves_what_runs() {
+        let mut inbox = inbox(1);
+        started(inbox.admit(offer(1, 1).into(), LINK));
+        inbox.admit(offer(2, 1).into(), LINK);
+        let cancel = |number| Cancel {
+            delivery: id(number),
+            lease: offer(number, 1).lease,
+            reason: String::new(),
+        };
+        assert_eq!(
+            inbox.cancel(&cancel(1)).map(|(_, held)| held.delivery),
+            None
+        );
+        assert_eq!(
+            inbox.cancel(&cancel(2)).map(|(_, held)| held.delivery),
+            Some(id(2))
+        );
+        assert!(finish(&mut inbox, 1).1.is_none());
+    }
+
+    #[test]
+    fn body_that_can_never_be_complete_ends_its_delivery() {
+        let mut inbox = inbox(1);
+        let large = |attempt| {
+            let mut offer = offer(1, attempt);
+            offer.body_bytes = 10;
+            offer.body = Bytes::from_static(b"start");
+            Box::new(offer)
+        };
+        started(inbox.admit(large(1), LINK));
+        assert_eq!(inbox.complete().count(), 0);
+        inbox.link_lost(OTHER);
+        assert!(!inbox.is_empty());
+        inbox.link_lost(LINK);
+        assert!(inbox.is_empty());
+
+        // Offered again while it arrives: the first call is given up, the second starts afresh.
+        started(inbox.admit(large(2), LINK));
+        started(inbox.admit(large(3), OTHER));
+        inbox.body(id(1), LINK, Bytes::from_static(b"stray"));
+        assert_eq!(inbox.complete().count(), 0);
+        inbox.body(id(1), OTHER, Bytes::from_static(b" rest"));
+        assert_eq!(inbox.complete().count(), 1);
+    }
+
+    #[test]
+    fn draining_takes_back_what_has_not_begun() {
+        let mut inbox = inbox(1);
+        started(inbox.admit(offer(1, 1).into(), LINK));
+        inbox.admit(offer(2, 1).into(), LINK);
+        let waiting = inbox.take_waiting();
+        assert_eq!(waiting.len(), 1);
+        assert_eq!(waiting[0].held.delivery, id(2));
+        assert_eq!(inbox.abandon().len(), 1);
+        assert!(inbox.is_empty());
+    }
+}

@@ -1,0 +1,270 @@
+//! The one loop that does I/O and decides nothing: it carries frames between sockets and sessions,
+//! calls between inbox and services, and outcomes back.
+//!
+//! Usually there is one link. There are two while one is in doubt and a fresh one is being opened
+//! beside it, and while a relay that goes away finishes. Work does not belong to a link: what is in
+//! hand when one ends is reported over the next.
+
+mod links;
+
+mod stop;
+
+mod work;
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use protocol::{
+    frame::Refuse,
+    session::{AgentConfig, AgentSession},
+};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::Sleep,
+};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
+
+use self::stop::Stopping;
+use super::{
+    DialError, Dialer, LinkId,
+    reconnect::Reconnect,
+    socket::{Incoming, Socket},
+};
+use crate::{
+    config::{Lane, Serve},
+    explain::Failure,
+    forward::{Forwarder, Outcome},
+    inbox::Inbox,
+    report::Report,
+    status::Status,
+    terminal::View,
+};
+
+/// Program and version, as the relay sees them.
+pub(crate) const PROGRAM: &str = concat!("relay-agent/", env!("CARGO_PKG_VERSION"));
+
+/// The loop with everything it owns.
+pub struct Driver {
+    session_config: AgentConfig,
+    /// Where the events of `listen` go, until the relay has named the destination.
+    listen_lane: Option<Lane>,
+    dialer: Arc<Dialer>,
+    dialling: Option<Dialling>,
+    reconnect: Reconnect,
+    links: Vec<Link>,
+    links_made: u64,
+    inbox: Inbox,
+    forwarder: Forwarder,
+    calls: JoinSet<Outcome>,
+    report: Report,
+    view: Box<dyn View>,
+    status: Arc<Status>,
+    timer: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    grace: Duration,
+    stopping: Option<Stopping>,
+    /// Connections that are being closed.
+    farewells: TaskTracker,
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) session_config: AgentConfig,
+    pub(crate) serve: Serve,
+    pub(crate) dialer: Dialer,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) report: Report,
+    pub(crate) view: Box<dyn View>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) grace: Duration,
+}
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Box<Socket>, DialError>> + Send>>;
+
+struct Link {
+    id: LinkId,
+    socket: Box<Socket>,
+    session: AgentSession,
+    phase: Phase,
+    /// A heartbeat was not answered in time.
+    is_suspect: bool,
+    refuse: Option<Refuse>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for Welcome.
+    Opening,
+    Open,
+    /// The relay goes away: finishes what is in hand.
+    Leaving,
+}
+
+/// Everything that can wake the loop.
+enum Wake {
+    Incoming(LinkId, Incoming),
+    Called(Result<(Id, Outcome), JoinError>),
+    Dialled(Result<Box<Socket>, DialError>),
+    Timeout,
+    Stop,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts, stop: CancellationToken) -> Self {
+        let mut inbox = Inbox::default();
+        let listen_lane = match parts.serve {
+            Serve::Destinations(lanes) => {
+                for (destination, lane) in &lanes {
+                    inbox.serve(destination, lane);
+                }
+                None
+            }
+            Serve::Listen { lane, .. } => Some(lane),
+        };
+        Self {
+            session_config: parts.session_config,
+            listen_lane,
+            dialer: Arc::new(parts.dialer),
+            dialling: None,
+            reconnect: Reconnect::new(Instant::now()),
+            links: Vec::new(),
+            links_made: 0,
+            inbox,
+            forwarder: parts.forwarder,
+            calls: JoinSet::new(),
+            report: parts.report,
+            view: parts.view,
+            status: parts.status,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            stop: Box::pin(stop.cancelled_owned()),
+            grace: parts.grace,
+            stopping: None,
+            farewells: TaskTracker::new(),
+        }
+    }
+
+    /// Serves until it is asked to stop, or until the relay refuses for good.
+    ///
+    /// # Errors
+    ///
+    /// Why the relay refused. What was in hand has been finished and recorded before.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        loop {
+            self.perform_outputs();
+            if self.advance_stop() {
+                break;
+            }
+            self.dial_if_due();
+            match self.wait().await {
+                Wake::Incoming(link, incoming) => self.receive(link, incoming),
+                Wake::Called(call) => self.called(call),
+                Wake::Dialled(result) => self.dialled(result),
+                Wake::Timeout => self.time_passed(),
+                Wake::Stop => self.begin_stop(None),
+            }
+        }
+        self.farewells.close();
+        self.farewells.wait().await;
+        match self.stopping.and_then(|stopping| stopping.failure) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let deadline = tokio::time::Instant::from_std(self.deadline());
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        let Self {
+            links,
+            calls,
+            dialling,
+            timer,
+            stop,
+            stopping,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            () = stop.as_mut(), if stopping.is_none() => Wake::Stop,
+            wake = poll_fn(|cx| poll_work(links, calls, dialling, cx)) => wake,
+            () = timer.as_mut() => Wake::Timeout,
+        }
+    }
+
+    /// When something is due that nobody else will wake us for.
+    fn deadline(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let sessions = self
+            .links
+            .iter()
+            .filter_map(|link| link.session.poll_timeout());
+        let dial = self.wants_link().then(|| self.reconnect.due());
+        let stop = self.stopping.as_ref().map(Stopping::due);
+        sessions.chain(dial).chain(stop).min().unwrap_or(far)
+    }
+
+    fn time_passed(&mut self) {
+        let now = Instant::now();
+        for link in &mut self.links {
+            if link.session.poll_timeout().is_some_and(|due| due <= now) {
+                link.session.handle_timeout(now);
+            }
+        }
+    }
+
+    fn link(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.id == id)
+    }
+
+    /// The link to report over: that of the offer, unless it is gone or in doubt; else the newest.
+    fn link_for(&mut self, id: LinkId) -> Option<&mut Link> {
+        let own = self
+            .links
+            .iter()
+            .position(|link| link.id == id && !link.is_suspect);
+        match own {
+            Some(index) => self.links.get_mut(index),
+            None => self.links.last_mut(),
+        }
+    }
+}
+
+/// Polls in the order in which work is best batched: what came in, then what services answered, and
+/// only when there is neither, one flush for all that was said meanwhile.
+fn poll_work(
+    links: &mut [Link],
+    calls: &mut JoinSet<Outcome>,
+    dialling: &mut Option<Dialling>,
+    cx: &mut Context<'_>,
+) -> Poll<Wake> {
+    for link in &mut *links {
+        if let Poll::Ready(incoming) = link.socket.poll_incoming(cx) {
+            return Poll::Ready(Wake::Incoming(link.id, incoming));
+        }
+    }
+    if let Poll::Ready(Some(call)) = calls.poll_join_next_with_id(cx) {
+        return Poll::Ready(Wake::Called(call));
+    }
+    for link in &mut *links {
+        if let Poll::Ready(gone) = link.socket.poll_flush(cx) {
+            return Poll::Ready(Wake::Incoming(link.id, gone));
+        }
+    }
+    if let Some(dial) = dialling
+        && let Poll::Ready(result) = dial.as_mut().poll(cx)
+    {
+        *dialling = None;
+        return Poll::Ready(Wake::Dialled(result));
+    }
+    Poll::Pending
+}

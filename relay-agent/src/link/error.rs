@@ -1,0 +1,259 @@
+//! Why no session could be opened, and whether trying again makes sense.
+
+use std::{io, time::Duration};
+
+use http::{Response, StatusCode, header};
+use protocol::frame::{Refuse, RefuseCode};
+use protocol::session::{Close, CloseCode};
+use tokio_tungstenite::tungstenite;
+
+use crate::explain::{Code, Exit, Failure};
+
+/// Longest text of the relay that is shown, in characters.
+const DETAIL_CHARS_MAX: usize = 300;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name of the relay does not resolve.
+    #[error("the name {host} does not resolve: {source}")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// No TCP connection.
+    #[error("no connection: {0}")]
+    Connect(#[source] io::Error),
+    /// No TLS.
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+    /// The relay took too long after the connection was made.
+    #[error("the relay did not open a session within {} s", .0.as_secs())]
+    Slow(Duration),
+    /// The relay, or something before it, answered the upgrade with an error.
+    #[error("the relay answered {status}{}", with_detail(.detail))]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// What it said, if it spoke in problem+json.
+        detail: String,
+        /// When it asks to be tried again.
+        retry_after: Option<Duration>,
+    },
+    /// The upgrade was not what it should be.
+    #[error("the upgrade failed: {0}")]
+    Upgrade(#[source] Box<tungstenite::Error>),
+}
+
+impl DialError {
+    pub(super) fn from_handshake(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Http(response) => Self::from_response(&response),
+            error => Self::Upgrade(Box::new(error)),
+        }
+    }
+
+    fn from_response(response: &Response<Option<Vec<u8>>>) -> Self {
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let retry_after = header(header::RETRY_AFTER).and_then(parse_retry_after);
+        let body = response.body().as_deref().unwrap_or_default();
+        let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+        let detail = problem
+            .as_ref()
+            .and_then(|problem| problem.get("detail")?.as_str());
+        Self::Status {
+            status: response.status(),
+            detail: for_people(detail.unwrap_or_default()),
+            retry_after,
+        }
+    }
+
+    /// When the relay asks to be tried again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The same for people. Its code tells whether trying again makes sense.
+    pub fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Dns { .. } => Code::Dns,
+            Self::Connect(_) => Code::Connect,
+            Self::Tls(_) => Code::Tls,
+            Self::Slow(_) => Code::Upgrade,
+            Self::Status { status, .. } => match status.as_u16() {
+                401 => Code::TokenRejected,
+                403 => Code::Forbidden,
+                404 | 405 | 200..=299 => Code::NotARelay,
+                429 | 503 => Code::RelayBusy,
+                _ => Code::Upgrade,
+            },
+            Self::Upgrade(error) => match **error {
+                tungstenite::Error::Protocol(_) => Code::NotARelay,
+                _ => Code::Upgrade,
+            },
+        };
+        Failure::new(code, self.to_string())
+    }
+}
+
+/// The end of a session for people, with what the relay said when it refused.
+pub(super) fn ended(close: &Close, refuse: Option<&Refuse>) -> Failure {
+    let Some(refuse) = refuse else {
+        let code = match close.code {
+            CloseCode::Unauthorised => Code::TokenRejected,
+            CloseCode::Forbidden => Code::Forbidden,
+            CloseCode::Busy => Code::RelayBusy,
+            CloseCode::Normal
+            | CloseCode::GoingAway
+            | CloseCode::Violation
+            | CloseCode::Silent
+            | CloseCode::Replaced => Code::LinkLost,
+        };
+        return Failure::new(
+            code,
+            format!("the session ended: {}", for_people(&close.reason)),
+        );
+    };
+    let code = match refuse.code {
+        RefuseCode::TokenRevoked => Code::TokenRejected,
+        RefuseCode::Forbidden => Code::Forbidden,
+        RefuseCode::UnknownDestination => Code::UnknownDestination,
+        RefuseCode::UnknownSource => Code::UnknownSource,
+        RefuseCode::Version => Code::Version,
+        RefuseCode::Limit | RefuseCode::Unavailable => Code::RelayBusy,
+        RefuseCode::Violation => Code::LinkLost,
+        // A reason of a later version: whether to come back is told by the close.
+        RefuseCode::Other if close.code.may_retry() => Code::RelayBusy,
+        RefuseCode::Other => Code::Forbidden,
+    };
+    Failure::new(
+        code,
+        format!(
+            "the relay refused the session{}",
+            with_detail(&for_people(&refuse.detail))
+        ),
+    )
+}
+
+/// Whether trying again with the same token and configuration cannot help.
+pub(super) fn is_final(failure: &Failure) -> bool {
+    match failure.code.exit() {
+        Exit::NotAuthorised | Exit::Configuration => true,
+        Exit::Failure => failure.code == Code::Version,
+        Exit::Unreachable => false,
+    }
+}
+
+fn parse_retry_after(value: &str) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let moment = httpdate::parse_http_date(value).ok()?;
+    Some(
+        moment
+            .duration_since(std::time::SystemTime::now())
+            .unwrap_or_default(),
+    )
+}
+
+fn with_detail(detail: &str) -> String {
+    if detail.is_empty() {
+        return String::new();
+    }
+    format!(": {detail}")
+}
+
+/// Text of the relay, fit for a terminal.
+fn for_people(text: &str) -> String {
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(DETAIL_CHARS_MAX)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16, headers: &[(&str, &str)], body: &str) -> DialError {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(Some(body.as_bytes().to_vec())).unwrap();
+        DialError::from_handshake(tungstenite::Error::Http(Box::new(response)))
+    }
+
+    #[test]
+    fn answers_to_the_upgrade() {
+        let cases = [
+            (401, Code::TokenRejected, true),
+            (403, Code::Forbidden, true),
+            (404, Code::NotARelay, false),
+            (200, Code::NotARelay, false),
+            (429, Code::RelayBusy, false),
+            (502, Code::Upgrade, false),
+            (503, Code::RelayBusy, false),
+        ];
+        for (status, code, stops) in cases {
+            let failure = answered(status, &[], "").failure();
+            assert_eq!(
+                (failure.code, is_final(&failure)),
+                (code, stops),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn detail_and_retry_after_are_heeded() {
+        let error = answered(
+            503,
+            &[("retry-after", "7")],
+            r#"{"detail":"full\u001b[2J"}"#,
+        );
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(
+            error.to_string(),
+            "the relay answered 503 Service Unavailable: full[2J"
+        );
+        assert_eq!(
+            answered(503, &[("retry-after", "soon")], "<html>").retry_after(),
+            None
+        );
+    }
+
+    #[test]
+    fn refusals() {
+        let cases = [
+            (RefuseCode::TokenRevoked, 3, true),
+            (RefuseCode::Forbidden, 3, true),
+            (RefuseCode::UnknownDestination, 4, true),
+            (RefuseCode::UnknownSource, 4, true),
+            (RefuseCode::Version, 1, true),
+            (RefuseCode::Limit, 5, false),
+            (RefuseCode::Unavailable, 5, false),
+            (RefuseCode::Violation, 5, false),
+        ];
+        for (code, exit, stops) in cases {
+            let refuse = Refuse {
+                code,
+                detail: "why".to_owned(),
+                retry_after_ms: None,
+            };
+            let failure = ended(&Close::of_refusal(&refuse), Some(&refuse));
+            assert_eq!(
+                (failure.code.exit().code(), is_final(&failure)),
+                (exit, stops),
+                "{code:?}"
+            );
+        }
+        let close = Close::new(CloseCode::Unauthorised, "revoked");
+        assert_eq!(ended(&close, None).code, Code::TokenRejected);
+    }
+}

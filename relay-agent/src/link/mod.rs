@@ -1,0 +1,24 @@
+//! The connection to the relay: opened outward, kept alive, replaced when in doubt.
+//!
+//! [`driver`] is the one loop that does I/O; what it does is decided by the session's state machine,
+//! the inbox and [`reconnect`].
+
+mod backoff;
+
+mod dial;
+
+pub(crate) mod driver;
+
+mod error;
+
+mod reconnect;
+
+mod socket;
+
+pub use dial::Dialer;
+pub use driver::Driver;
+pub use error::DialError;
+
+/// Names a connection for as long as the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId(pub(crate) u64);

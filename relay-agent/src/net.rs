@@ -1,0 +1,207 @@
+//! TCP and TLS streams: resolve, look at the addresses, connect to those very addresses.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::client::TlsStream;
+
+/// Addresses of one name that are tried.
+pub const ADDRESSES_MAX: usize = 8;
+
+/// How long an address has before the next one is tried beside it (RFC 8305 calls it 250 ms).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// A connection, with or without TLS.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP alone.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Finds the addresses of a host.
+///
+/// # Errors
+///
+/// Those of the operating system, and `NotFound` when the name has no address.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let addresses = tokio::net::lookup_host((host, port)).await?;
+    let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first of some addresses that answers; each has `each` to do so.
+///
+/// # Errors
+///
+/// That of the address that was tried first.
+pub async fn connect(addresses: &[SocketAddr], each: Duration) -> io::Result<TcpStream> {
+    let mut racing: FuturesUnordered<_> = addresses
+        .iter()
+        .take(ADDRESSES_MAX)
+        .zip(0u32..)
+        .map(|(address, place)| async move {
+            if place > 0 {
+                sleep(NEXT_ADDRESS_AFTER * place).await;
+            }
+            (place, connect_one(*address, each).await)
+        })
+        .collect();
+    let mut first_error: Option<(u32, io::Error)> = None;
+    while let Some((place, result)) = racing.next().await {
+        match result {
+            Ok(stream) => return Ok(stream),
+            Err(error) => match &first_error {
+                Some((earlier, _)) if *earlier < place => {}
+                _ => first_error = Some((place, error)),
+            },
+        }
+    }
+    let (_, error) = first_error.unwrap_or_else(|| (0, io::ErrorKind::AddrNotAvailable.into()));
+    Err(error)
+}
+
+async fn connect_one(address: SocketAddr, each: Duration) -> io::Result<TcpStream> {
+    let stream = timeout(each, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Whether an address belongs to a metadata service of a cloud: link-local IPv4, and the one IPv6
+/// address in use. What answers there hands out credentials, and is never a webhook's service.
+pub fn is_metadata(address: IpAddr) -> bool {
+    const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address == EC2,
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_addresses() {
+        let cases = [
+            ("169.254.169.254", true),
+            ("169.254.0.1", true),
+            ("::ffff:169.254.169.254", true),
+            ("fd00:ec2::254", true),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(is_metadata(text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn first_address_that_answers_wins() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = {
+            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            gone.local_addr().unwrap()
+        };
+
+        let stream = connect(&[closed, open], Duration::from_secs(5))
+            .await
+            .unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        let error = connect(&[closed], Duration::from_secs(5))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -1,0 +1,616 @@
+//! The command line.
+
+use std::{path::PathBuf, sync::LazyLock};
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{KEYS, Overrides, Shape},
+    verify::command::VerifyArgs,
+};
+
+/// Accepts providers' webhooks, keeps them safe, and hands them to agents in private networks.
+#[derive(Debug, Parser)]
+#[command(
+    name = "relay-server",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 not authorised, 4 configuration not valid, 5 relay not reachable"
+)]
+pub struct Cli {
+    /// The configuration file [default: /etc/hookferry/server.toml, if it exists].
+    #[arg(long, global = true, value_name = "FILE", env = "HOOKFERRY_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the relay.
+    #[command(after_help = VARIABLES)]
+    Serve(ServeArgs),
+    /// Create data directory, key, configuration file and the operator's first token.
+    Init(InitArgs),
+    /// Look at the configuration without starting anything.
+    Config(ConfigArgs),
+    /// Manage tenants (operators only).
+    Tenant(ForRelay<TenantCommand>),
+    /// Manage sources: public URLs that providers post to.
+    Source(ForRelay<SourceCommand>),
+    /// Manage destinations: named queues that agents serve.
+    Destination(ForRelay<DestinationCommand>),
+    /// Manage routes from sources to destinations.
+    Route(ForRelay<RouteCommand>),
+    /// Manage tokens of agents and people.
+    Token(ForRelay<TokenCommand>),
+    /// List, show and replay events.
+    Events(ForRelay<EventsCommand>),
+    /// List deliveries and their attempts.
+    Deliveries(ForRelay<DeliveriesCommand>),
+    /// Check the signature of a recorded request.
+    Verify(VerifyArgs),
+    /// Explain an error code.
+    Explain {
+        /// The code, such as E-SIGNATURE; all are listed without one.
+        code: Option<String>,
+    },
+    /// Print the version.
+    Version,
+}
+
+const VARIABLES: &str = "Every flag --foo-bar is also the variable HOOKFERRY_FOO_BAR and, in the file, the key foo_bar \
+(--limits-connections-max is connections_max in the table [limits]). Flags win over variables, variables over the file.";
+
+/// Run the relay.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Settings that win over variables and file.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Create what a relay needs.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where everything durable will be [default: /var/lib/hookferry].
+    #[arg(long, value_name = "DIR", env = "HOOKFERRY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Write the operator's token to a new file, readable for you alone, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Look at the configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// Look at the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the configuration is valid, and which file was read.
+    Check(ServeArgs),
+    /// Show every setting and who set it.
+    #[command(after_help = VARIABLES)]
+    Show(ServeArgs),
+}
+
+/// A command that talks to a running relay.
+#[derive(Debug, Args)]
+pub struct ForRelay<C: Subcommand> {
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: C,
+}
+
+/// How to reach a relay, and how to show its answers.
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// The relay's admin listener.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "HOOKFERRY_SERVER",
+        default_value = "http://127.0.0.1:9090"
+    )]
+    pub server: String,
+
+    /// The file that holds your API token.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HOOKFERRY_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub token_file: Option<PathBuf>,
+
+    /// The tenant to act for; an operator's token needs it.
+    #[arg(long, global = true, value_name = "NAME", env = "HOOKFERRY_TENANT")]
+    pub tenant: Option<String>,
+
+    /// How to print answers. The JSON is the API's.
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns for people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Ndjson,
+}
+
+/// The part of a list to show.
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// Rows to show, 1 to 250.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+
+    /// Where to go on; the previous page names it.
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+}
+
+/// Manage tenants.
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Create a tenant.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// List tenants.
+    List(PageArgs),
+    /// Show a tenant.
+    Get {
+        /// Name or id.
+        tenant: String,
+    },
+    /// Delete a tenant that has no sources and destinations any more.
+    Delete {
+        /// Name or id.
+        tenant: String,
+    },
+}
+
+/// Manage sources.
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Create a source.
+    #[command(
+        after_help = "Example: relay-server source create stripe --preset stripe --secret-file whsec.txt"
+    )]
+    Create(NewSourceArgs),
+    /// List sources.
+    List(PageArgs),
+    /// Show a source with its URL.
+    Get {
+        /// Name or id.
+        source: String,
+    },
+    /// Change a source. What is not named stays as it is.
+    Update {
+        /// Name or id.
+        source: String,
+        /// What changes.
+        #[command(flatten)]
+        settings: SourceArgs,
+        /// Accept requests.
+        #[arg(long, conflicts_with = "disable")]
+        enable: bool,
+        /// Answer requests as if the source did not exist.
+        #[arg(long)]
+        disable: bool,
+    },
+    /// Add a secret; the ones the source has stay valid.
+    RotateSecret {
+        /// Name or id.
+        source: String,
+        /// Where the secret is.
+        #[command(flatten)]
+        secret: SecretArgs,
+        /// Stop accepting the secrets it has.
+        #[arg(long)]
+        drop_old: bool,
+    },
+    /// Delete a source with its routes; its events stay.
+    Delete {
+        /// Name or id.
+        source: String,
+    },
+}
+
+/// A source to create.
+#[derive(Debug, Args)]
+pub struct NewSourceArgs {
+    /// Its name.
+    pub name: String,
+    /// The secret.
+    #[command(flatten)]
+    pub secret: SecretArgs,
+    /// Everything else.
+    #[command(flatten)]
+    pub settings: SourceArgs,
+}
+
+/// Where a provider's secret is. Never a flag's value, which everybody on the machine can see.
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    /// A file with one secret; `-` is standard input. One final newline is dropped.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Vec<PathBuf>,
+
+    /// Read one secret from standard input.
+    #[arg(long)]
+    pub secret_stdin: bool,
+}
+
+/// What can be chosen about a source.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// The provider, such as stripe; `none` checks nothing.
+    #[arg(long, value_name = "NAME", conflicts_with = "rule")]
+    pub preset: Option<String>,
+
+    /// A rule of your own, in JSON.
+    #[arg(long, value_name = "FILE")]
+    pub rule: Option<PathBuf>,
+
+    /// A setting the provider needs besides the secret; repeatable.
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    pub vars: Vec<String>,
+
+    /// A file with a public key or certificate of the provider; repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub public_key_file: Vec<PathBuf>,
+
+    /// A method to take, if not the provider's; repeatable.
+    #[arg(long = "method", value_name = "METHOD")]
+    pub methods: Vec<String>,
+
+    /// The largest body, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub body_bytes_max: Option<u64>,
+
+    /// How long repeats are recognised, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub dedupe_window_s: Option<u64>,
+
+    /// Whether equal bodies count as repeats where the provider sends no id.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub dedupe_body_hash: Option<bool>,
+
+    /// The request header with the provider's id, if not the usual one.
+    #[arg(long, value_name = "HEADER")]
+    pub dedupe_header: Option<String>,
+
+    /// An address or range to take requests from; repeatable.
+    #[arg(long, value_name = "RANGE")]
+    pub ip_allow: Vec<String>,
+
+    /// The most requests a second.
+    #[arg(long, value_name = "N")]
+    pub rate_per_second: Option<u32>,
+}
+
+/// Manage destinations.
+#[derive(Debug, Subcommand)]
+pub enum DestinationCommand {
+    /// Create a destination.
+    Create {
+        /// Its name; agents serve it by this name.
+        name: String,
+        /// How long the service may take to answer, in milliseconds [default: 30000].
+        #[arg(long, value_name = "MS")]
+        timeout_ms: Option<u64>,
+        /// How long failed deliveries are retried, in seconds [default: 3 days].
+        #[arg(long, value_name = "SECONDS")]
+        retry_window_s: Option<u64>,
+        /// The longest first wait, in milliseconds; it doubles with every attempt [default: 2000].
+        #[arg(long, value_name = "MS")]
+        retry_base_ms: Option<u64>,
+        /// Attempts at most [default: as many as fit the window].
+        #[arg(long, value_name = "N")]
+        attempts_max: Option<u32>,
+        /// Fixed waits in milliseconds instead of growing ones.
+        #[arg(long, value_name = "MS,MS,...", value_delimiter = ',')]
+        retry_schedule_ms: Vec<u64>,
+    },
+    /// List destinations.
+    List(PageArgs),
+    /// Show a destination, and how much waits there.
+    Get {
+        /// Name or id.
+        destination: String,
+    },
+    /// Delete a destination with its routes; what it is owed is cancelled.
+    Delete {
+        /// Name or id.
+        destination: String,
+    },
+}
+
+/// Manage routes.
+#[derive(Debug, Subcommand)]
+pub enum RouteCommand {
+    /// Connect a source to a destination.
+    Create {
+        /// Its name [default: SOURCE-DESTINATION].
+        name: Option<String>,
+        /// Name or id of the source.
+        #[arg(long)]
+        source: String,
+        /// Name or id of the destination.
+        #[arg(long)]
+        destination: String,
+    },
+    /// List routes.
+    List(PageArgs),
+    /// Show a route.
+    Get {
+        /// Name or id.
+        route: String,
+    },
+    /// Delete a route; what is on its way stays owed.
+    Delete {
+        /// Name or id.
+        route: String,
+    },
+}
+
+/// Manage tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Create a token; it is shown this once.
+    #[command(
+        after_help = "Example: relay-server token create laptop --kind agent --scope listen --write-to agent.token"
+    )]
+    Create {
+        /// Its name.
+        name: String,
+        /// Who it is for.
+        #[arg(long, value_parser = ["agent", "api", "ingest"])]
+        kind: String,
+        /// What it may do: connect, listen (agent); tenant, operator (api); ingest. Repeatable
+        /// [default: connect, tenant or operator, ingest].
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// The only destination an agent may serve; repeatable.
+        #[arg(long = "destination", value_name = "NAME")]
+        destinations: Vec<String>,
+        /// When it ends, such as 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<String>,
+        /// Write it to a new file, readable for you alone, instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        write_to: Option<PathBuf>,
+    },
+    /// List tokens: of --tenant, or, for operators without it, the operators' own.
+    List(PageArgs),
+    /// Show a token without its secret.
+    Get {
+        /// Name or id.
+        token: String,
+    },
+    /// Revoke a token.
+    Delete {
+        /// Name or id.
+        token: String,
+    },
+}
+
+/// List, show and replay events.
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// List events, newest first.
+    List {
+        /// Accepted by this source.
+        #[arg(long)]
+        source: Option<String>,
+        /// With a delivery to this destination.
+        #[arg(long)]
+        destination: Option<String>,
+        /// With a delivery in this state: pending, retry, delivered, dead, cancelled, expired, quarantined.
+        #[arg(long)]
+        state: Option<String>,
+        /// Without any delivery.
+        #[arg(long)]
+        unrouted: bool,
+        /// Of this type.
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
+        /// Received at or after this time.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Received before this time.
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Which part.
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Show an event.
+    Get {
+        /// Its id.
+        event: String,
+        /// Write its body to standard output, byte for byte.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Deliver an event again.
+    Replay {
+        /// Its id.
+        event: String,
+        /// Where to [default: wherever it went].
+        #[arg(long)]
+        destination: Option<String>,
+    },
+}
+
+/// List deliveries and their attempts.
+#[derive(Debug, Subcommand)]
+pub enum DeliveriesCommand {
+    /// List deliveries, newest first.
+    List {
+        /// Only those that policy gave up.
+        #[arg(long, conflicts_with = "state")]
+        dead: bool,
+        /// In this state: pending, retry, delivered, dead, cancelled, expired, quarantined.
+        #[arg(long)]
+        state: Option<String>,
+        /// To this destination.
+        #[arg(long)]
+        destination: Option<String>,
+        /// Of this event.
+        #[arg(long)]
+        event: Option<String>,
+        /// Which part.
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Show what came of each attempt of a delivery.
+    Attempts {
+        /// The id of the delivery.
+        delivery: String,
+    },
+    /// End a delivery that is still owed.
+    Cancel {
+        /// The id of the delivery.
+        delivery: String,
+    },
+}
+
+/// The flags of [`KEYS`], in their order.
+static FLAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| KEYS.iter().map(crate::config::Key::flag).collect());
+
+impl Args for Overrides {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let flags = FLAGS.iter().zip(KEYS);
+        command.args(flags.map(|(flag, key)| {
+            let arg = Arg::new(flag.as_str())
+                .long(flag.as_str())
+                .value_name(key.value)
+                .help(key.help)
+                .action(ArgAction::Set);
+            match key.shape {
+                Shape::Switch => arg
+                    .num_args(0..=1)
+                    .default_missing_value("true")
+                    .require_equals(true),
+                Shape::Text | Shape::Number | Shape::List => arg,
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Overrides {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = FLAGS.iter().zip(KEYS).filter_map(|(flag, key)| {
+            let text = matches.get_one::<String>(flag)?;
+            Some((key, text.clone()))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = std::iter::once("relay-server").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_key_is_a_flag_of_serve() {
+        let command =
+            parse("serve --listen 127.0.0.1:0 --allow-plain-http --limits-connections-max 9");
+        let Ok(Command::Serve(args)) = command else {
+            panic!("{command:?}")
+        };
+        let given: Vec<_> = args
+            .overrides
+            .0
+            .iter()
+            .map(|(key, text)| (key.name, text.as_str()))
+            .collect();
+        assert_eq!(
+            given,
+            [
+                ("listen", "127.0.0.1:0"),
+                ("allow_plain_http", "true"),
+                ("limits.connections_max", "9"),
+            ]
+        );
+    }
+
+    #[test]
+    fn global_flags_go_anywhere() {
+        for line in [
+            "--config f source --tenant acme list -o json",
+            "source list --tenant acme --output json --config f",
+        ] {
+            let command = parse(line);
+            let Ok(Command::Source(args)) = command else {
+                panic!("{command:?}")
+            };
+            assert_eq!(args.connection.tenant.as_deref(), Some("acme"));
+            assert_eq!(args.connection.output, Output::Json);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "",
+            "serve --secret x",
+            "source create a --secret x",
+            "source create a --preset stripe --rule f",
+            "token create a",
+            "token create a --kind root",
+            "deliveries list --dead --state pending",
+            "source list -o xml",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

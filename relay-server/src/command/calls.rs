@@ -1,0 +1,353 @@
+//! What each command asks of the API.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{Failure, output::Show};
+use crate::args::{
+    DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, RouteCommand,
+    SecretArgs, SourceArgs, SourceCommand, TenantCommand, TokenCommand,
+};
+
+/// The largest file of a secret, key or rule that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// One request to the API and how to show its answer. Not `Debug`: it may hold a secret.
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// Below `/api/v1`, percent-encoded.
+    pub(super) path: String,
+    pub(super) query: Vec<(&'static str, String)>,
+    pub(super) body: Option<Value>,
+    pub(super) show: Show,
+}
+
+impl Call {
+    fn new(method: Method, path: &[&str], show: Show) -> Self {
+        let path = path.iter().map(|segment| format!("/{}", encode(segment)));
+        Self {
+            method,
+            path: path.collect(),
+            query: Vec::new(),
+            body: None,
+            show,
+        }
+    }
+
+    fn get(path: &[&str]) -> Self {
+        Self::new(Method::GET, path, Show::Item)
+    }
+
+    fn delete(path: &[&str]) -> Self {
+        Self::new(Method::DELETE, path, Show::Deleted)
+    }
+
+    fn post(path: &[&str], body: Value) -> Self {
+        let mut call = Self::new(Method::POST, path, Show::Item);
+        call.body = Some(body);
+        call
+    }
+
+    fn list(path: &[&str], page: PageArgs, show: Show) -> Self {
+        Self::new(Method::GET, path, show)
+            .with("limit", page.limit.map(|limit| limit.to_string()))
+            .with("cursor", page.cursor)
+    }
+
+    fn with(mut self, name: &'static str, value: Option<String>) -> Self {
+        self.query.extend(value.map(|value| (name, value)));
+        self
+    }
+}
+
+/// Percent-encodes all but what is plain in every part of a URL.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_~.".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+pub(super) fn tenant(command: TenantCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        TenantCommand::Create { name } => Call::post(&["tenants"], json!({ "name": name })),
+        TenantCommand::List(page) => Call::list(&["tenants"], page, Show::Tenants),
+        TenantCommand::Get { tenant } => Call::get(&["tenants", &tenant]),
+        TenantCommand::Delete { tenant } => Call::delete(&["tenants", &tenant]),
+    })
+}
+
+pub(super) fn source(command: SourceCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        SourceCommand::Create(new) => create_source(new)?,
+        SourceCommand::List(page) => Call::list(&["sources"], page, Show::Sources),
+        SourceCommand::Get { source } => Call::get(&["sources", &source]),
+        SourceCommand::Update {
+            source,
+            settings,
+            enable,
+            disable,
+        } => {
+            let mut body = source_settings(settings)?;
+            if enable || disable {
+                body.insert("enabled".to_owned(), enable.into());
+            }
+            let mut call = Call::post(&["sources", &source], body.into());
+            call.method = Method::PATCH;
+            call
+        }
+        SourceCommand::RotateSecret {
+            source,
+            secret,
+            drop_old,
+        } => {
+            let secrets = read_secrets(&secret)?;
+            let [secret] = secrets.as_slice() else {
+                return Err(Failure::Plain(
+                    "name the one new secret with --secret-file or --secret-stdin".to_owned(),
+                ));
+            };
+            let body = json!({ "secret": secret, "drop_old": drop_old });
+            Call::post(&["sources", &source, "rotate-secret"], body)
+        }
+        SourceCommand::Delete { source } => Call::delete(&["sources", &source]),
+    })
+}
+
+fn create_source(new: NewSourceArgs) -> Result<Call, Failure> {
+    let mut body = source_settings(new.settings)?;
+    body.insert("name".to_owned(), new.name.into());
+    let secrets = read_secrets(&new.secret)?;
+    if !secrets.is_empty() {
+        body.insert("secrets".to_owned(), secrets.into());
+    }
+    Ok(Call::post(&["sources"], body.into()))
+}
+
+fn source_settings(args: SourceArgs) -> Result<Map<String, Value>, Failure> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Option<Value>| {
+        body.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
+    set("preset", args.preset.map(Value::from));
+    if let Some(path) = &args.rule {
+        let rule = serde_json::from_str(&read_text(path)?)
+            .map_err(|error| Failure::Plain(format!("{}: {error}", path.display())))?;
+        set("rule", Some(rule));
+    }
+    if !args.vars.is_empty() {
+        let mut vars = Map::new();
+        for var in &args.vars {
+            let (name, value) = var
+                .split_once('=')
+                .ok_or_else(|| Failure::Plain(format!("--var {var}: write it as NAME=VALUE")))?;
+            vars.insert(name.to_owned(), value.into());
+        }
+        set("vars", Some(vars.into()));
+    }
+    let keys = args.public_key_file.iter().map(|path| read_text(path));
+    set("public_keys", list(keys.collect::<Result<_, _>>()?));
+    set("methods", list(args.methods));
+    set("body_bytes_max", args.body_bytes_max.map(Value::from));
+    let mut dedupe = Map::new();
+    let mut set_dedupe = |name: &str, value: Option<Value>| {
+        dedupe.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    set_dedupe("window_s", args.dedupe_window_s.map(Value::from));
+    set_dedupe("body_hash", args.dedupe_body_hash.map(Value::from));
+    set_dedupe("header", args.dedupe_header.map(Value::from));
+    set("dedupe", (!dedupe.is_empty()).then(|| dedupe.into()));
+    set("ip_allow", list(args.ip_allow));
+    set("rate_per_second", args.rate_per_second.map(Value::from));
+    Ok(body)
+}
+
+pub(super) fn destination(command: DestinationCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        DestinationCommand::Create {
+            name,
+            timeout_ms,
+            retry_window_s,
+            retry_base_ms,
+            attempts_max,
+            retry_schedule_ms,
+        } => {
+            let mut retry = Map::new();
+            let mut set = |name: &str, value: Option<Value>| {
+                retry.extend(value.map(|value| (name.to_owned(), value)));
+            };
+            let window_ms = retry_window_s.map(|seconds| seconds.saturating_mul(1_000));
+            set("window_ms", window_ms.map(Value::from));
+            set("base_ms", retry_base_ms.map(Value::from));
+            set("attempts_max", attempts_max.map(Value::from));
+            let schedule = (!retry_schedule_ms.is_empty()).then(|| retry_schedule_ms.into());
+            set("schedule_ms", schedule);
+            let mut body = json!({ "name": name });
+            if let Some(timeout) = timeout_ms {
+                body["timeout_ms"] = timeout.into();
+            }
+            if !retry.is_empty() {
+                body["retry"] = retry.into();
+            }
+            Call::post(&["destinations"], body)
+        }
+        DestinationCommand::List(page) => Call::list(&["destinations"], page, Show::Destinations),
+        DestinationCommand::Get { destination } => Call::get(&["destinations", &destination]),
+        DestinationCommand::Delete { destination } => Call::delete(&["destinations", &destination]),
+    })
+}
+
+pub(super) fn route(command: RouteCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        RouteCommand::Create {
+            name,
+            source,
+            destination,
+        } => {
+            let mut body = json!({ "source": source, "destination": destination });
+            if let Some(name) = name {
+                body["name"] = name.into();
+            }
+            Call::post(&["routes"], body)
+        }
+        RouteCommand::List(page) => Call::list(&["routes"], page, Show::Routes),
+        RouteCommand::Get { route } => Call::get(&["routes", &route]),
+        RouteCommand::Delete { route } => Call::delete(&["routes", &route]),
+    })
+}
+
+pub(super) fn token(command: TokenCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        TokenCommand::Create {
+            name,
+            kind,
+            scopes,
+            destinations,
+            expires_at,
+            write_to,
+        } => {
+            let mut body = json!({ "name": name, "kind": kind, "scopes": scopes });
+            if !destinations.is_empty() {
+                body["destinations"] = destinations.into();
+            }
+            if let Some(time) = expires_at {
+                body["expires_at"] = time.into();
+            }
+            let mut call = Call::post(&["tokens"], body);
+            call.show = Show::NewToken(write_to);
+            call
+        }
+        TokenCommand::List(page) => Call::list(&["tokens"], page, Show::Tokens),
+        TokenCommand::Get { token } => Call::get(&["tokens", &token]),
+        TokenCommand::Delete { token } => Call::delete(&["tokens", &token]),
+    })
+}
+
+pub(super) fn events(command: EventsCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        EventsCommand::List {
+            source,
+            destination,
+            state,
+            unrouted,
+            event_type,
+            since,
+            until,
+            page,
+        } => Call::list(&["events"], page, Show::Events)
+            .with("source", source)
+            .with("destination", destination)
+            .with("state", state)
+            .with("unrouted", unrouted.then(|| "true".to_owned()))
+            .with("type", event_type)
+            .with("since", since)
+            .with("until", until),
+        EventsCommand::Get { event, raw: false } => Call::get(&["events", &event]),
+        EventsCommand::Get { event, raw: true } => {
+            Call::new(Method::GET, &["events", &event, "body"], Show::Raw)
+        }
+        EventsCommand::Replay { event, destination } => {
+            let body = match destination {
+                Some(destination) => json!({ "destination": destination }),
+                None => json!({}),
+            };
+            let mut call = Call::post(&["events", &event, "replay"], body);
+            call.show = Show::Replayed;
+            call
+        }
+    })
+}
+
+pub(super) fn deliveries(command: DeliveriesCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        DeliveriesCommand::List {
+            dead,
+            state,
+            destination,
+            event,
+            page,
+        } => Call::list(&["deliveries"], page, Show::Deliveries)
+            .with("state", state.or_else(|| dead.then(|| "dead".to_owned())))
+            .with("destination", destination)
+            .with("event", event),
+        DeliveriesCommand::Attempts { delivery } => Call::new(
+            Method::GET,
+            &["deliveries", &delivery, "attempts"],
+            Show::Attempts,
+        ),
+        DeliveriesCommand::Cancel { delivery } => {
+            Call::post(&["deliveries", &delivery, "cancel"], json!({}))
+        }
+    })
+}
+
+fn read_secrets(args: &SecretArgs) -> Result<Vec<String>, Failure> {
+    let stdin = PathBuf::from("-");
+    let files = args.secret_file.iter();
+    files
+        .chain(args.secret_stdin.then_some(&stdin))
+        .map(|path| {
+            let mut secret = read_text(path)?;
+            if secret.ends_with('\n') {
+                secret.pop();
+            }
+            if secret.ends_with('\r') {
+                secret.pop();
+            }
+            Ok(secret)
+        })
+        .collect()
+}
+
+/// Reads a small text file; `-` is standard input.
+pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::Plain(format!("cannot read {}: {error}", path.display()))
+    };
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin()
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+    } else {
+        let file = fs::File::open(path).map_err(|error| failed(&error))?;
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
+    };
+    let bytes = read.map_err(|error| failed(&error))?;
+    if bytes as u64 > FILE_BYTES_MAX {
+        return Err(failed(&format!("it is longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}

@@ -1,0 +1,187 @@
+//! The commands that are not the relay itself.
+
+mod client;
+
+mod calls;
+
+mod output;
+
+mod init;
+
+pub use init::run as init;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use crate::{
+    args::{Command, ConfigCommand, Connection},
+    config::{ConfigError, Loaded, Overrides},
+    problem::Code,
+};
+
+/// Why a command failed, and the exit code that says so.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A failure that has a code.
+    #[error("error[{code}]: {text}")]
+    Coded {
+        /// The code.
+        code: Code,
+        /// What happened.
+        text: String,
+    },
+    /// Any other failure.
+    #[error("error: {0}")]
+    Plain(String),
+}
+
+impl Failure {
+    fn coded(code: Code, text: impl Into<String>) -> Self {
+        Self::Coded {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// 3 not authorised, 4 configuration, 5 relay not reachable, 1 anything else.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Coded { code, .. } => match code {
+                Code::Unauthorised | Code::Forbidden => 3,
+                Code::Config => 4,
+                Code::Unreachable => 5,
+                _ => 1,
+            },
+            Self::Plain(_) => 1,
+        })
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let mut text = error.to_string();
+        if let Some(cause) = std::error::Error::source(&error) {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+        }
+        Self::coded(Code::Config, text)
+    }
+}
+
+/// Tells people why a command failed and what to do, and gives its exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    let mut text = format!("{failure}\n");
+    if let Failure::Coded { code, .. } = failure {
+        text.push_str(&format!("  fix: {}\n", code.remedy()));
+        text.push_str(&format!("  more: relay-server explain {code}\n"));
+    }
+    tell(&text);
+    failure.exit_code()
+}
+
+/// Reads the configuration from file, environment and flags.
+///
+/// # Errors
+///
+/// Report it; the exit code is 4.
+pub fn load_config(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    Ok(Loaded::load(path, variable, overrides)?)
+}
+
+/// Runs a command that is neither `serve`, `init` nor `verify`.
+pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
+    let outcome = match command {
+        Command::Tenant(it) => talk(&it.connection, calls::tenant(it.command)).await,
+        Command::Source(it) => talk(&it.connection, calls::source(it.command)).await,
+        Command::Destination(it) => talk(&it.connection, calls::destination(it.command)).await,
+        Command::Route(it) => talk(&it.connection, calls::route(it.command)).await,
+        Command::Token(it) => talk(&it.connection, calls::token(it.command)).await,
+        Command::Events(it) => talk(&it.connection, calls::events(it.command)).await,
+        Command::Deliveries(it) => talk(&it.connection, calls::deliveries(it.command)).await,
+        Command::Config(args) => match args.command {
+            ConfigCommand::Check(args) => check_config(config, &args.overrides),
+            ConfigCommand::Show(args) => show_config(config, &args.overrides),
+        },
+        Command::Explain { code } => explain(code.as_deref()),
+        Command::Version => {
+            print(concat!("relay-server ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
+        }
+        Command::Serve(_) | Command::Init(_) | Command::Verify(_) => {
+            Err(Failure::Plain("this command is run elsewhere".to_owned()))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn talk(connection: &Connection, call: Result<calls::Call, Failure>) -> Result<(), Failure> {
+    let call = call?;
+    let answer = client::send(connection, &call).await?;
+    output::show(connection, call.show, &answer)
+}
+
+fn check_config(path: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
+    let loaded = load_config(path, overrides)?;
+    let file = match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "no file; defaults".to_owned(),
+    };
+    print(format!("The configuration is valid ({file}).\n").as_bytes())
+}
+
+fn show_config(path: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
+    let loaded = load_config(path, overrides)?;
+    let mut table = output::Table::new(&["KEY", "VALUE", "FROM"]);
+    for (key, value, origin) in loaded.settings() {
+        let value = value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        table.row([key.name.to_owned(), value, origin.to_string()]);
+    }
+    print(table.to_string().as_bytes())
+}
+
+fn explain(code: Option<&str>) -> Result<(), Failure> {
+    let Some(text) = code else {
+        let mut table = output::Table::new(&["CODE", "STATUS", "MEANING"]);
+        for code in Code::ALL {
+            let status = code.status().as_u16().to_string();
+            table.row([code.to_string(), status, code.title().to_owned()]);
+        }
+        return print(table.to_string().as_bytes());
+    };
+    let code: Code = text.parse().map_err(|error| {
+        Failure::Plain(format!("{error}; `relay-server explain` lists all codes"))
+    })?;
+    let text = format!(
+        "{code} ({}): {}\n\n{}\n",
+        code.status().as_u16(),
+        code.title(),
+        code.remedy()
+    );
+    print(text.as_bytes())
+}
+
+/// Writes data to standard output. Whoever stops reading early has read enough.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Plain(format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a message for people to standard error.
+fn tell(text: &str) {
+    // Nothing is left to do when even stderr is gone.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Answers for people and scripts.
+
+use std::{
+    fmt, fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{Failure, print, tell};
+use crate::args::{Connection, Output};
+
+/// How the answer to a call is shown as text.
+#[derive(Debug)]
+pub(super) enum Show {
+    /// Field by field.
+    Item,
+    /// Nothing but a word.
+    Deleted,
+    /// Byte for byte.
+    Raw,
+    /// The token alone, or written to a file.
+    NewToken(Option<PathBuf>),
+    /// As a table.
+    Tenants,
+    /// As a table.
+    Sources,
+    /// As a table.
+    Destinations,
+    /// As a table.
+    Routes,
+    /// As a table.
+    Tokens,
+    /// As a table.
+    Events,
+    /// As a table.
+    Deliveries,
+    /// As a table.
+    Attempts,
+    /// As a table.
+    Replayed,
+}
+
+/// A column: its title and where its text is.
+type Column = (&'static str, fn(&Value) -> String);
+
+impl Show {
+    fn columns(&self) -> &'static [Column] {
+        match self {
+            Self::Item | Self::Deleted | Self::Raw | Self::NewToken(_) => &[],
+            Self::Tenants => &[
+                ("NAME", |v| text(v, "name")),
+                ("ID", |v| text(v, "id")),
+                ("CREATED", |v| text(v, "created_at")),
+            ],
+            Self::Sources => &[
+                ("NAME", |v| text(v, "name")),
+                ("VERIFIES", |v| {
+                    v.get("preset").map_or("own rule".to_owned(), plain)
+                }),
+                ("ENABLED", |v| text(v, "enabled")),
+                ("URL", |v| text(v, "url")),
+            ],
+            Self::Destinations => &[
+                ("NAME", |v| text(v, "name")),
+                ("ID", |v| text(v, "id")),
+                ("TIMEOUT", |v| format!("{} ms", text(v, "timeout_ms"))),
+                ("LISTENER", |v| text(v, "listener")),
+            ],
+            Self::Routes => &[
+                ("NAME", |v| text(v, "name")),
+                ("SOURCE", |v| text(v, "source_name")),
+                ("DESTINATION", |v| text(v, "destination_name")),
+            ],
+            Self::Tokens => &[
+                ("NAME", |v| text(v, "name")),
+                ("KIND", |v| text(v, "kind")),
+                ("SCOPES", |v| joined(v, "scopes")),
+                ("DESTINATIONS", |v| joined(v, "destinations")),
+                ("EXPIRES", |v| text(v, "expires_at")),
+                ("ID", |v| text(v, "id")),
+            ],
+            Self::Events => &[
+                ("ID", |v| text(v, "id")),
+                ("RECEIVED", |v| text(v, "received_at")),
+                ("SOURCE", |v| text(v, "source_name")),
+                ("TYPE", |v| text(v, "type")),
+                ("BYTES", |v| text(v, "body_bytes")),
+                ("DELIVERIES", states),
+            ],
+            Self::Deliveries => &[
+                ("ID", |v| text(v, "id")),
+                ("EVENT", |v| text(v, "event")),
+                ("DESTINATION", |v| text(v, "destination_name")),
+                ("STATE", |v| text(v, "state")),
+                ("ATTEMPTS", |v| text(v, "attempts")),
+                ("NEXT", |v| text(v, "next_attempt_at")),
+                ("REASON", |v| text(v, "reason")),
+            ],
+            Self::Attempts => &[
+                ("NUMBER", |v| text(v, "number")),
+                ("ENDED", |v| text(v, "ended_at")),
+                ("MS", |v| text(v, "elapsed_ms")),
+                ("OUTCOME", outcome),
+            ],
+            Self::Replayed => &[
+                ("DELIVERY", |v| text(v, "delivery")),
+                ("DESTINATION", |v| text(v, "destination_name")),
+            ],
+        }
+    }
+}
+
+/// Shows an answer the way the caller wants it.
+pub(super) fn show(connection: &Connection, show: Show, answer: &[u8]) -> Result<(), Failure> {
+    if matches!(show, Show::Raw) {
+        return print(answer);
+    }
+    if matches!(show, Show::Deleted) {
+        tell("Deleted.\n");
+        return Ok(());
+    }
+    let mut value: Value = serde_json::from_slice(answer)
+        .map_err(|error| Failure::Plain(format!("the relay's answer is not JSON: {error}")))?;
+    if let Show::NewToken(Some(path)) = &show {
+        let token = value
+            .as_object_mut()
+            .and_then(|fields| fields.remove("token"));
+        let token = token.as_ref().map(plain).unwrap_or_default();
+        write_private(path, &token)?;
+        tell(&format!("The token is in {}.\n", path.display()));
+    }
+    match connection.output {
+        Output::Json => print(format!("{value:#}\n").as_bytes()),
+        Output::Ndjson => {
+            let rows = value.get("data").and_then(Value::as_array);
+            let text: String = match rows {
+                Some(rows) => rows.iter().map(|row| format!("{row}\n")).collect(),
+                None => format!("{value}\n"),
+            };
+            print(text.as_bytes())
+        }
+        Output::Text => show_text(&show, &value),
+    }
+}
+
+fn show_text(show: &Show, value: &Value) -> Result<(), Failure> {
+    match show {
+        Show::NewToken(None) => {
+            tell("This is the only time the token is shown:\n");
+            return print(format!("{}\n", text(value, "token")).as_bytes());
+        }
+        Show::NewToken(Some(_)) => return Ok(()),
+        _ => {}
+    }
+    let Some(rows) = value.get("data").and_then(Value::as_array) else {
+        let mut out = String::new();
+        fields(value, 0, &mut out);
+        return print(out.as_bytes());
+    };
+    if rows.is_empty() {
+        tell("Nothing found.\n");
+        return Ok(());
+    }
+    let columns = show.columns();
+    let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
+    let mut table = Table::new(&titles);
+    for row in rows {
+        table.row(columns.iter().map(|(_, cell)| cell(row)));
+    }
+    print(table.to_string().as_bytes())?;
+    if let Some(cursor) = value.get("next_cursor").and_then(Value::as_str) {
+        tell(&format!("There is more: --cursor {cursor}\n"));
+    }
+    Ok(())
+}
+
+/// Writes a secret to a new file that only its owner can read.
+pub(super) fn write_private(path: &Path, secret: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::Plain(format!("cannot write {}: {error}", path.display()));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(format!("{secret}\n").as_bytes())
+        .map_err(failed)
+}
+
+/// A value as people read it, without control characters: strangers wrote some of these texts.
+fn plain(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let escape = |c: char| -> String {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect()
+}
+
+fn text(row: &Value, field: &str) -> String {
+    plain(row.get(field).unwrap_or(&Value::Null))
+}
+
+fn joined(row: &Value, field: &str) -> String {
+    match row.get(field).and_then(Value::as_array) {
+        Some(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        None => "-".to_owned(),
+    }
+}
+
+fn states(event: &Value) -> String {
+    let deliveries = event.get("deliveries").and_then(Value::as_array);
+    let deliveries = deliveries.map(Vec::as_slice).unwrap_or_default();
+    if deliveries.is_empty() {
+        return "unrouted".to_owned();
+    }
+    let state = |delivery: &Value| {
+        format!(
+            "{}:{}",
+            text(delivery, "destination_name"),
+            text(delivery, "state")
+        )
+    };
+    deliveries.iter().map(state).collect::<Vec<_>>().join(",")
+}
+
+fn outcome(attempt: &Value) -> String {
+    match attempt.get("outcome").and_then(Value::as_str) {
+        Some("answered") => format!("answered {}", text(attempt, "status")),
+        Some("failed") => {
+            format!(
+                "failed: {} {}",
+                text(attempt, "failure"),
+                text(attempt, "detail")
+            )
+        }
+        _ => text(attempt, "outcome"),
+    }
+}
+
+/// Prints nested fields, a line each.
+fn fields(value: &Value, depth: usize, out: &mut String) {
+    let indent = "  ".repeat(depth);
+    let Some(object) = value.as_object() else {
+        out.push_str(&format!("{indent}{}\n", plain(value)));
+        return;
+    };
+    for (name, value) in object {
+        match value {
+            Value::Array(items) if items.is_empty() => {
+                out.push_str(&format!("{indent}{name}: -\n"))
+            }
+            Value::Object(_) => {
+                out.push_str(&format!("{indent}{name}:\n"));
+                fields(value, depth + 1, out);
+            }
+            Value::Array(items) => {
+                out.push_str(&format!("{indent}{name}:\n"));
+                for item in items {
+                    out.push_str(&format!("{indent}  - {}\n", line(item)));
+                }
+            }
+            _ => out.push_str(&format!("{indent}{name}: {}\n", plain(value))),
+        }
+    }
+}
+
+/// The fields of an object in one line; a header field as it is written on the wire.
+fn line(value: &Value) -> String {
+    let Some(object) = value.as_object() else {
+        return plain(value);
+    };
+    if let (2, Some(name), Some(value)) = (object.len(), object.get("name"), object.get("value")) {
+        return format!("{}: {}", plain(name), plain(value));
+    }
+    let fields = object.iter().filter(|(_, value)| !value.is_null());
+    let fields = fields.map(|(name, value)| format!("{name}={}", plain(value)));
+    fields.collect::<Vec<_>>().join(" ")
+}
+
+/// Aligned columns.
+#[derive(Debug)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty table with these titles.
+    pub(super) fn new(titles: &[&str]) -> Self {
+        let titles = titles.iter().map(|title| (*title).to_owned());
+        Self {
+            rows: vec![titles.collect()],
+        }
+    }
+
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:width$}  "));
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}

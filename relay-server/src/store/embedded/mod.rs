@@ -1,3 +1,0 @@
-//! The embedded store: a journal and its projection.
-
-mod journal;
