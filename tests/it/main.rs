@@ -6,3 +6,19 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod journey;
+
+mod ingress;
+
+mod bytes;
+
+mod delivery;
+
+mod agent;
+
+mod admin;
+
+mod providers;
+
+mod faults;
+
+mod chaos;

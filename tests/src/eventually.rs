@@ -32,6 +32,11 @@ pub async fn within<T>(
             waited < patience,
             "still waiting after {waited:.1?}: {what}"
         );
-        tokio::time::sleep(LOOK).await;
+        pause().await;
     }
+}
+
+/// A moment, for whoever tries again.
+pub(crate) async fn pause() {
+    tokio::time::sleep(LOOK).await;
 }

@@ -37,6 +37,12 @@ pub mod certificate;
 
 pub mod python;
 
+/// Tells whoever runs the tests something, also when the test passes and its output is hidden.
+pub fn note(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 pub use agent::Agent;
 pub use api::{Api, Journey, Source, Tenant};
 pub use eventually::{eventually, within};

@@ -1,6 +1,6 @@
 //! Whoever posts to the relay: requests that are put together byte by byte.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split},
@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 
 use crate::{
     api::Source,
-    eventually::PATIENCE,
+    eventually::{PATIENCE, pause},
     sign,
     wire::{self, Reply},
 };
@@ -188,6 +188,26 @@ impl Provider {
             .exchange(&request.to_bytes(self.addr))
             .await
             .ok()?
+    }
+
+    /// Sends one request until it is accepted, as providers do, on a connection that is kept while it
+    /// lasts. Any answer but 200, 429 and 503 fails the test.
+    pub async fn insist(&self, kept: &mut Option<Connection>, request: &Request) -> Reply {
+        let started = Instant::now();
+        loop {
+            if kept.is_none() {
+                *kept = self.connect().await.ok();
+            }
+            if let Some(connection) = kept {
+                match connection.send(request).await {
+                    Ok(reply) if reply.status == 200 => return reply,
+                    Ok(reply) => assert!(matches!(reply.status, 429 | 503), "{reply:?}"),
+                    Err(_) => *kept = None,
+                }
+            }
+            assert!(started.elapsed() < PATIENCE, "the relay accepts nothing");
+            pause().await;
+        }
     }
 
     /// Opens a connection that can carry many requests.

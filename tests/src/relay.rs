@@ -212,6 +212,14 @@ impl Relay {
         &self.token
     }
 
+    /// Where its data is.
+    pub fn data_dir(&self) -> PathBuf {
+        self.plan
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| self.home.path().join("data"))
+    }
+
     /// The file with the operator's token.
     pub fn token_file(&self) -> PathBuf {
         self.home.path().join("token")
