@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Broken or exhausted infrastructure. A provider is answered 503 (429 for `Overloaded`), never 2xx.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Nothing happened: the disk is too full to accept more. Settlements still work.
     #[error("the disk is too full to accept events")]

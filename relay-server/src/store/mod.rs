@@ -17,7 +17,16 @@ mod queries;
 
 mod settings;
 
+pub mod embedded;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+
 pub use due::Due;
+pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::StoreError;
 pub use events::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,

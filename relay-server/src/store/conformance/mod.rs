@@ -1,0 +1,1 @@
+//! One suite that defines what a store is.

@@ -1,0 +1,523 @@
+//! What records hold, as bytes: little-endian fields, texts with their length before them, a version
+//! first. Reading is total: any bytes give a value or `None`.
+
+use std::net::IpAddr;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use protocol::{
+    frame::{Headers, ServiceFailure},
+    id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId},
+};
+
+use crate::{
+    clock::Timestamp,
+    lifecycle::{
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, Verdict, Verification,
+    },
+    store::{DestinationKey, NewDelivery},
+};
+
+const VERSION: u8 = 1;
+
+/// An accepted event with what is owed for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Accept {
+    pub(crate) event: Event,
+    /// Until when the provider's id is remembered; zero without one.
+    pub(crate) remembered_until: Timestamp,
+    pub(crate) deliveries: Vec<NewDelivery>,
+}
+
+/// Where a delivery is: its name, its creation, its place in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeliveryRef {
+    pub(crate) key: DestinationKey,
+    pub(crate) id: DeliveryId,
+    /// The sequence of its creation: its row.
+    pub(crate) seq: u64,
+    /// The sequence by which it waits.
+    pub(crate) place: u64,
+}
+
+/// A settled attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settle {
+    pub(crate) delivery: DeliveryRef,
+    pub(crate) first_attempt_at: Timestamp,
+    pub(crate) attempt: AttemptReport,
+    pub(crate) verdict: Verdict,
+}
+
+/// A delivery of a stored event: a new one, or a dead one that is owed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Requeue {
+    pub(crate) key: DestinationKey,
+    pub(crate) id: DeliveryId,
+    /// The row of a reopened delivery; zero for a new one.
+    pub(crate) seq: u64,
+    pub(crate) event: EventId,
+    pub(crate) event_seq: u64,
+}
+
+/// The end of one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) delivery: DeliveryRef,
+    pub(crate) reason: EndReason,
+}
+
+/// The end of all open deliveries of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndDestination {
+    pub(crate) key: DestinationKey,
+    pub(crate) reason: EndReason,
+}
+
+/// The end of a source's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForgetSource {
+    pub(crate) tenant: TenantId,
+    pub(crate) source: SourceId,
+}
+
+fn start(capacity: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(capacity);
+    buffer.put_u8(VERSION);
+    buffer
+}
+
+fn begin(bytes: &Bytes) -> Option<Reader> {
+    let mut reader = Reader(bytes.clone());
+    (reader.u8()? == VERSION).then_some(reader)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths are below the largest payload, which fits 32 bits"
+)]
+fn put_bytes(buffer: &mut BytesMut, bytes: &[u8]) {
+    buffer.put_u32_le(bytes.len() as u32);
+    buffer.put_slice(bytes);
+}
+
+fn put_optional(buffer: &mut BytesMut, text: Option<&str>) {
+    buffer.put_u8(u8::from(text.is_some()));
+    put_bytes(buffer, text.unwrap_or_default().as_bytes());
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the number of headers is below the largest payload, which fits 32 bits"
+)]
+fn put_headers(buffer: &mut BytesMut, headers: &Headers) {
+    buffer.put_u32_le(headers.0.len() as u32);
+    for (name, value) in &headers.0 {
+        put_bytes(buffer, name);
+        put_bytes(buffer, value);
+    }
+}
+
+fn put_key(buffer: &mut BytesMut, key: DestinationKey) {
+    buffer.put_u128_le(key.tenant.as_u128());
+    buffer.put_u128_le(key.destination.as_u128());
+}
+
+fn put_delivery(buffer: &mut BytesMut, delivery: &DeliveryRef) {
+    put_key(buffer, delivery.key);
+    buffer.put_u128_le(delivery.id.as_u128());
+    buffer.put_u64_le(delivery.seq);
+    buffer.put_u64_le(delivery.place);
+}
+
+/// Takes fields off the front; slices share the payload's memory.
+struct Reader(Bytes);
+
+impl Reader {
+    fn u8(&mut self) -> Option<u8> {
+        self.0.try_get_u8().ok()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.0.try_get_u16_le().ok()
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.0.try_get_u32_le().ok()
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.0.try_get_u64_le().ok()
+    }
+
+    fn u128(&mut self) -> Option<u128> {
+        self.0.try_get_u128_le().ok()
+    }
+
+    fn time(&mut self) -> Option<Timestamp> {
+        self.u64().map(Timestamp)
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let length = self.u32()? as usize;
+        (length <= self.0.len()).then(|| self.0.split_to(length))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.into()).ok()
+    }
+
+    fn optional(&mut self) -> Option<Option<String>> {
+        let present = self.u8()? != 0;
+        let text = self.text()?;
+        Some(present.then_some(text))
+    }
+
+    fn headers(&mut self) -> Option<Headers> {
+        let count = self.u32()? as usize;
+        // Each takes at least its two lengths: a wrong count cannot ask for much memory.
+        if count > self.0.len() / 8 {
+            return None;
+        }
+        let mut headers = Vec::with_capacity(count);
+        for _ in 0..count {
+            headers.push((self.bytes()?, self.bytes()?));
+        }
+        Some(Headers(headers))
+    }
+
+    fn key(&mut self) -> Option<DestinationKey> {
+        Some(DestinationKey {
+            tenant: TenantId::from_u128(self.u128()?),
+            destination: DestinationId::from_u128(self.u128()?),
+        })
+    }
+
+    fn delivery(&mut self) -> Option<DeliveryRef> {
+        Some(DeliveryRef {
+            key: self.key()?,
+            id: DeliveryId::from_u128(self.u128()?),
+            seq: self.u64()?,
+            place: self.u64()?,
+        })
+    }
+
+    fn remote(&mut self) -> Option<Option<IpAddr>> {
+        Some(match self.u8()? {
+            0 => None,
+            4 => Some(IpAddr::from(self.u32()?.to_be_bytes())),
+            6 => Some(IpAddr::from(self.u128()?.to_be_bytes())),
+            _ => return None,
+        })
+    }
+}
+
+impl Accept {
+    pub(crate) fn encode(&self) -> Bytes {
+        let event = &self.event;
+        let texts = event.method.len() + event.target.len() + event.verification.rule.len();
+        let heads = event.headers.bytes_len() + event.headers.0.len() * 8;
+        let optional = event.event_type.as_ref().map_or(0, String::len)
+            + event.provider_id.as_ref().map_or(0, String::len);
+        let capacity =
+            160 + texts + heads + optional + event.body.len() + self.deliveries.len() * 32;
+        let mut to = start(capacity);
+        to.put_u128_le(event.id.as_u128());
+        to.put_u128_le(event.tenant.as_u128());
+        to.put_u128_le(event.source.as_u128());
+        to.put_u64_le(event.received_at.0);
+        to.put_u64_le(self.remembered_until.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a source has far fewer routes than 32 bits count"
+        )]
+        to.put_u32_le(self.deliveries.len() as u32);
+        for delivery in &self.deliveries {
+            to.put_u128_le(delivery.id.as_u128());
+            to.put_u128_le(delivery.destination.as_u128());
+        }
+        put_bytes(&mut to, event.method.as_bytes());
+        put_bytes(&mut to, event.target.as_bytes());
+        put_bytes(&mut to, event.verification.rule.as_bytes());
+        to.put_u8(u8::from(event.verification.secret.is_some()));
+        to.put_u16_le(event.verification.secret.unwrap_or_default());
+        put_optional(&mut to, event.event_type.as_deref());
+        put_optional(&mut to, event.provider_id.as_deref());
+        match event.remote {
+            None => to.put_u8(0),
+            Some(IpAddr::V4(ip)) => {
+                to.put_u8(4);
+                to.put_u32_le(u32::from(ip));
+            }
+            Some(IpAddr::V6(ip)) => {
+                to.put_u8(6);
+                to.put_u128_le(u128::from(ip));
+            }
+        }
+        put_headers(&mut to, &event.headers);
+        put_bytes(&mut to, &event.body);
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        let id = EventId::from_u128(from.u128()?);
+        let tenant = TenantId::from_u128(from.u128()?);
+        let source = SourceId::from_u128(from.u128()?);
+        let received_at = from.time()?;
+        let remembered_until = from.time()?;
+        let count = from.u32()? as usize;
+        if count > from.0.len() / 32 {
+            return None;
+        }
+        let mut deliveries = Vec::with_capacity(count);
+        for _ in 0..count {
+            deliveries.push(NewDelivery {
+                id: DeliveryId::from_u128(from.u128()?),
+                destination: DestinationId::from_u128(from.u128()?),
+            });
+        }
+        let method = from.text()?;
+        let target = from.text()?;
+        let rule = from.text()?;
+        let has_secret = from.u8()? != 0;
+        let secret = Some(from.u16()?).filter(|_| has_secret);
+        let event = Event {
+            id,
+            tenant,
+            source,
+            received_at,
+            method,
+            target,
+            verification: Verification { rule, secret },
+            event_type: from.optional()?,
+            provider_id: from.optional()?,
+            remote: from.remote()?,
+            headers: from.headers()?,
+            body: from.bytes()?,
+        };
+        Some(Self {
+            event,
+            remembered_until,
+            deliveries,
+        })
+    }
+}
+
+impl Settle {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(256);
+        put_delivery(&mut to, &self.delivery);
+        to.put_u64_le(self.first_attempt_at.0);
+        let attempt = &self.attempt;
+        to.put_u128_le(attempt.id.as_u128());
+        to.put_u32_le(attempt.number);
+        to.put_u8(u8::from(attempt.agent.is_some()));
+        to.put_u128_le(attempt.agent.map_or(0, AgentId::as_u128));
+        to.put_u64_le(attempt.ended_at.0);
+        to.put_u64_le(attempt.elapsed_ms);
+        match self.verdict {
+            Verdict::Deliver => to.put_u8(1),
+            Verdict::Retry { at } => {
+                to.put_u8(2);
+                to.put_u64_le(at.0);
+            }
+            Verdict::Die { reason } => {
+                to.put_u8(3);
+                to.put_u8(match reason {
+                    DeadReason::RetriesExhausted => 1,
+                    DeadReason::Permanent => 2,
+                });
+            }
+        }
+        put_bytes(&mut to, &encode_outcome(&attempt.outcome));
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        let delivery = from.delivery()?;
+        let first_attempt_at = from.time()?;
+        let id = AttemptId::from_u128(from.u128()?);
+        let number = from.u32()?;
+        let has_agent = from.u8()? != 0;
+        let agent = Some(AgentId::from_u128(from.u128()?)).filter(|_| has_agent);
+        let ended_at = from.time()?;
+        let elapsed_ms = from.u64()?;
+        let verdict = match from.u8()? {
+            1 => Verdict::Deliver,
+            2 => Verdict::Retry { at: from.time()? },
+            3 => Verdict::Die {
+                reason: match from.u8()? {
+                    1 => DeadReason::RetriesExhausted,
+                    2 => DeadReason::Permanent,
+                    _ => return None,
+                },
+            },
+            _ => return None,
+        };
+        let attempt = AttemptReport {
+            id,
+            number,
+            agent,
+            ended_at,
+            elapsed_ms,
+            outcome: decode_outcome(&from.bytes()?)?,
+        };
+        Some(Self {
+            delivery,
+            first_attempt_at,
+            attempt,
+            verdict,
+        })
+    }
+}
+
+/// Failures by their code on disk: append only.
+const FAILURES: [ServiceFailure; 9] = [
+    ServiceFailure::Other,
+    ServiceFailure::Dns,
+    ServiceFailure::Connect,
+    ServiceFailure::Tls,
+    ServiceFailure::Timeout,
+    ServiceFailure::Broken,
+    ServiceFailure::Protocol,
+    ServiceFailure::Refused,
+    ServiceFailure::Abandoned,
+];
+
+/// An outcome on its own: the projection keeps it in the same form.
+pub(crate) fn encode_outcome(outcome: &AttemptOutcome) -> Bytes {
+    let mut to = start(64);
+    match outcome {
+        AttemptOutcome::Answered {
+            status,
+            headers,
+            body_bytes,
+            response_start,
+        } => {
+            to.put_u8(1);
+            to.put_u16_le(*status);
+            put_headers(&mut to, headers);
+            to.put_u64_le(*body_bytes);
+            put_bytes(&mut to, response_start);
+        }
+        AttemptOutcome::Failed { failure, detail } => {
+            to.put_u8(2);
+            let code = FAILURES.iter().position(|it| it == failure).unwrap_or(0);
+            to.put_u8(u8::try_from(code).unwrap_or(0));
+            put_bytes(&mut to, detail.as_bytes());
+        }
+        AttemptOutcome::Lost => to.put_u8(3),
+    }
+    to.freeze()
+}
+
+/// Reads what [`encode_outcome`] wrote.
+pub(crate) fn decode_outcome(bytes: &Bytes) -> Option<AttemptOutcome> {
+    let mut from = begin(bytes)?;
+    Some(match from.u8()? {
+        1 => AttemptOutcome::Answered {
+            status: from.u16()?,
+            headers: from.headers()?,
+            body_bytes: from.u64()?,
+            response_start: from.bytes()?,
+        },
+        2 => AttemptOutcome::Failed {
+            failure: *FAILURES.get(usize::from(from.u8()?))?,
+            detail: from.text()?,
+        },
+        3 => AttemptOutcome::Lost,
+        _ => return None,
+    })
+}
+
+impl Requeue {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(96);
+        put_key(&mut to, self.key);
+        to.put_u128_le(self.id.as_u128());
+        to.put_u64_le(self.seq);
+        to.put_u128_le(self.event.as_u128());
+        to.put_u64_le(self.event_seq);
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            key: from.key()?,
+            id: DeliveryId::from_u128(from.u128()?),
+            seq: from.u64()?,
+            event: EventId::from_u128(from.u128()?),
+            event_seq: from.u64()?,
+        })
+    }
+}
+
+fn reason_code(reason: EndReason) -> u8 {
+    match reason {
+        EndReason::Cancelled => 1,
+        EndReason::Expired => 2,
+        EndReason::Quarantined => 3,
+    }
+}
+
+fn reason_of(code: u8) -> Option<EndReason> {
+    Some(match code {
+        1 => EndReason::Cancelled,
+        2 => EndReason::Expired,
+        3 => EndReason::Quarantined,
+        _ => return None,
+    })
+}
+
+impl End {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(96);
+        put_delivery(&mut to, &self.delivery);
+        to.put_u8(reason_code(self.reason));
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            delivery: from.delivery()?,
+            reason: reason_of(from.u8()?)?,
+        })
+    }
+}
+
+impl EndDestination {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(40);
+        put_key(&mut to, self.key);
+        to.put_u8(reason_code(self.reason));
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            key: from.key()?,
+            reason: reason_of(from.u8()?)?,
+        })
+    }
+}
+
+impl ForgetSource {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(40);
+        to.put_u128_le(self.tenant.as_u128());
+        to.put_u128_le(self.source.as_u128());
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            tenant: TenantId::from_u128(from.u128()?),
+            source: SourceId::from_u128(from.u128()?),
+        })
+    }
+}

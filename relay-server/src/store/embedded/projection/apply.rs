@@ -1,0 +1,496 @@
+//! Changes become rows, in large transactions that carry how far they go: applying a change twice
+//! is impossible, and what is accepted and settled within one transaction is written once.
+
+use std::collections::BTreeMap;
+
+use protocol::id::{AgentId, EventId, SourceId, TenantId};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::schema::DEAD;
+use crate::{
+    clock::Timestamp,
+    lifecycle::{DeliveryState, Event, Verdict},
+    store::{
+        DestinationKey, NewDelivery,
+        embedded::journal::{
+            Position,
+            payload::{
+                Accept, DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle,
+                encode_outcome,
+            },
+            record::Kind,
+            recovery::Replayed,
+        },
+    },
+};
+
+/// A durable change.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) seq: u64,
+    pub(crate) time: Timestamp,
+    pub(crate) what: What,
+}
+
+/// What changed.
+#[derive(Debug)]
+pub(crate) enum What {
+    Accept(Box<Accepted>),
+    Settle(Box<Settle>),
+    Reopen(Requeue),
+    Deliver(Requeue),
+    End(End),
+    EndDestination(EndDestination),
+    ForgetSource(ForgetSource),
+}
+
+/// What lists show of an accepted event.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) id: EventId,
+    pub(crate) tenant: TenantId,
+    pub(crate) source: SourceId,
+    pub(crate) received_at: Timestamp,
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) event_type: Option<String>,
+    pub(crate) provider_id: Option<String>,
+    pub(crate) remembered_until: Timestamp,
+    pub(crate) body_bytes: u64,
+    pub(crate) position: Position,
+    pub(crate) deliveries: Vec<NewDelivery>,
+}
+
+impl Accepted {
+    pub(crate) fn new(
+        event: &Event,
+        remembered_until: Timestamp,
+        deliveries: Vec<NewDelivery>,
+        position: Position,
+    ) -> Self {
+        Self {
+            id: event.id,
+            tenant: event.tenant,
+            source: event.source,
+            received_at: event.received_at,
+            method: event.method.clone(),
+            target: event.target.clone(),
+            event_type: event.event_type.clone(),
+            provider_id: event.provider_id.clone(),
+            remembered_until,
+            body_bytes: event.body.len() as u64,
+            position,
+            deliveries,
+        }
+    }
+}
+
+impl Change {
+    /// The change that a record of the journal stands for; `None` if it stands for none.
+    pub(crate) fn from_record(replayed: &Replayed) -> Option<Self> {
+        let payload = &replayed.found.payload;
+        let what = match replayed.found.header.kind {
+            Kind::Batch | Kind::Erase => return None,
+            Kind::Accept => {
+                let accept = Accept::decode(payload)?;
+                let position = Position {
+                    segment: replayed.segment,
+                    offset: replayed.found.offset,
+                };
+                What::Accept(Box::new(Accepted::new(
+                    &accept.event,
+                    accept.remembered_until,
+                    accept.deliveries,
+                    position,
+                )))
+            }
+            Kind::Settle => What::Settle(Box::new(Settle::decode(payload)?)),
+            Kind::Reopen => What::Reopen(Requeue::decode(payload)?),
+            Kind::Deliver => What::Deliver(Requeue::decode(payload)?),
+            Kind::End => What::End(End::decode(payload)?),
+            Kind::EndDestination => What::EndDestination(EndDestination::decode(payload)?),
+            Kind::ForgetSource => What::ForgetSource(ForgetSource::decode(payload)?),
+        };
+        Some(Self {
+            seq: replayed.found.header.seq,
+            time: Timestamp(replayed.found.header.time),
+            what,
+        })
+    }
+
+    /// The last sequence number it takes.
+    fn last_seq(&self) -> u64 {
+        match &self.what {
+            What::Accept(accepted) => {
+                self.seq + (accepted.deliveries.len() as u64).saturating_sub(1)
+            }
+            _ => self.seq,
+        }
+    }
+}
+
+/// A delivery created in this transaction.
+struct Row {
+    delivery: DeliveryRef,
+    event_seq: u64,
+    state: DeliveryState,
+    attempts: u32,
+    first_attempt_at: Option<Timestamp>,
+    due: Timestamp,
+    updated_at: Timestamp,
+    reason: Option<&'static str>,
+}
+
+/// Applies changes in one transaction and returns how far the projection then is.
+pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction()?;
+    let applied: u64 = transaction
+        .prepare_cached("SELECT seq FROM position")?
+        .query_row([], |row| row.get(0))?;
+    let mut batch = Batch {
+        transaction,
+        fresh: BTreeMap::new(),
+        applied,
+    };
+    for change in changes {
+        batch.apply(change)?;
+    }
+    batch.flush()?;
+    let applied = batch.applied;
+    batch
+        .transaction
+        .prepare_cached("UPDATE position SET seq = ?1")?
+        .execute([applied])?;
+    batch.transaction.commit()?;
+    Ok(applied)
+}
+
+struct Batch<'a> {
+    transaction: Transaction<'a>,
+    fresh: BTreeMap<u64, Row>,
+    applied: u64,
+}
+
+impl Batch<'_> {
+    fn apply(&mut self, change: &Change) -> rusqlite::Result<()> {
+        if change.seq <= self.applied {
+            // A copy in a younger segment: only where it is has changed.
+            if let What::Accept(accepted) = &change.what {
+                self.transaction
+                    .prepare_cached("UPDATE events SET position = ?2 WHERE seq = ?1")?
+                    .execute(params![change.seq, accepted.position.pack()])?;
+            }
+            return Ok(());
+        }
+        match &change.what {
+            What::Accept(accepted) => self.accept(change, accepted)?,
+            What::Settle(settle) => self.settle(change, settle)?,
+            What::Reopen(requeue) => self.reopen(change, requeue)?,
+            What::Deliver(requeue) => self.deliver(change, requeue)?,
+            What::End(end) => self.end(change, end)?,
+            What::EndDestination(end) => self.end_destination(change, end)?,
+            What::ForgetSource(forget) => {
+                self.transaction
+                    .prepare_cached("INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)")?
+                    .execute(params![blob(forget.source.as_u128()), change.seq])?;
+            }
+        }
+        self.applied = change.last_seq();
+        Ok(())
+    }
+
+    fn accept(&mut self, change: &Change, accepted: &Accepted) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO events VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
+            )?
+            .execute(params![
+                change.seq,
+                blob(accepted.id.as_u128()),
+                blob(accepted.tenant.as_u128()),
+                blob(accepted.source.as_u128()),
+                accepted.received_at.0,
+                accepted.method,
+                accepted.target,
+                accepted.event_type,
+                accepted.provider_id,
+                accepted.remembered_until.0,
+                accepted.body_bytes,
+                accepted.position.pack(),
+            ])?;
+        for (seq, delivery) in (change.seq..).zip(&accepted.deliveries) {
+            let key = DestinationKey {
+                tenant: accepted.tenant,
+                destination: delivery.destination,
+            };
+            self.create(change, key, delivery, seq, change.seq);
+        }
+        Ok(())
+    }
+
+    fn create(
+        &mut self,
+        change: &Change,
+        key: DestinationKey,
+        new: &NewDelivery,
+        seq: u64,
+        event_seq: u64,
+    ) {
+        let delivery = DeliveryRef {
+            key,
+            id: new.id,
+            seq,
+            place: seq,
+        };
+        let row = Row {
+            delivery,
+            event_seq,
+            state: DeliveryState::Pending,
+            attempts: 0,
+            first_attempt_at: None,
+            due: Timestamp(0),
+            updated_at: change.time,
+            reason: None,
+        };
+        self.fresh.insert(seq, row);
+    }
+
+    fn settle(&mut self, change: &Change, settle: &Settle) -> rusqlite::Result<()> {
+        let attempt = &settle.attempt;
+        let (state, due, reason) = match settle.verdict {
+            Verdict::Deliver => (DeliveryState::Delivered, Timestamp(0), None),
+            Verdict::Retry { at } => (DeliveryState::Retry, at, None),
+            Verdict::Die { reason } => (DeliveryState::Dead, Timestamp(0), Some(reason.as_str())),
+        };
+        // A failure that was recorded already, or whose delivery went on, changes nothing.
+        let least = if settle.verdict == Verdict::Deliver {
+            u32::MAX
+        } else {
+            attempt.number
+        };
+        let changed = if let Some(row) = self.fresh.get_mut(&settle.delivery.seq) {
+            let counts = row.state.is_open() && row.attempts <= least;
+            if counts {
+                row.state = state;
+                row.attempts = row.attempts.max(attempt.number);
+                row.first_attempt_at = Some(settle.first_attempt_at);
+                row.due = due;
+                row.reason = reason;
+                row.updated_at = change.time;
+            }
+            counts
+        } else {
+            let changed = self
+                .transaction
+                .prepare_cached(
+                    "UPDATE deliveries SET state = ?2, attempts = max(attempts, ?3),
+                       first_attempt_at = ?4, due = ?5, updated_at = ?6, reason = ?7
+                     WHERE seq = ?1 AND state <= 1 AND attempts <= ?8",
+                )?
+                .execute(params![
+                    settle.delivery.seq,
+                    state_number(state),
+                    attempt.number,
+                    settle.first_attempt_at.0,
+                    due.0,
+                    change.time.0,
+                    reason,
+                    least,
+                ])?;
+            if changed > 0 {
+                self.update_pending(&settle.delivery, state, due)?;
+            }
+            changed > 0
+        };
+        if changed {
+            self.transaction
+                .prepare_cached("INSERT OR REPLACE INTO attempts VALUES (?1,?2,?3,?4,?5,?6,?7)")?
+                .execute(params![
+                    settle.delivery.seq,
+                    attempt.number,
+                    blob(attempt.id.as_u128()),
+                    attempt.agent.map(AgentId::as_u128).map(blob),
+                    attempt.ended_at.0,
+                    attempt.elapsed_ms,
+                    &encode_outcome(&attempt.outcome)[..],
+                ])?;
+        }
+        Ok(())
+    }
+
+    fn update_pending(
+        &self,
+        delivery: &DeliveryRef,
+        state: DeliveryState,
+        due: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let destination = blob(delivery.key.destination.as_u128());
+        if state.is_open() {
+            self.transaction
+                .prepare_cached(
+                    "UPDATE pending SET due = ?3 WHERE destination = ?1 AND place = ?2",
+                )?
+                .execute(params![destination, delivery.place, due.0])?;
+        } else {
+            self.transaction
+                .prepare_cached("DELETE FROM pending WHERE destination = ?1 AND place = ?2")?
+                .execute(params![destination, delivery.place])?;
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self, change: &Change, requeue: &Requeue) -> rusqlite::Result<()> {
+        self.flush()?;
+        let changed = self
+            .transaction
+            .prepare_cached(
+                "UPDATE deliveries SET state = 0, place = ?2, first_attempt_at = NULL, due = 0,
+                   reason = NULL, updated_at = ?3 WHERE seq = ?1 AND state = ?4",
+            )?
+            .execute(params![requeue.seq, change.seq, change.time.0, DEAD])?;
+        if changed > 0 {
+            let destination = blob(requeue.key.destination.as_u128());
+            self.insert_pending(destination, change.seq, requeue.seq, 0)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, change: &Change, requeue: &Requeue) -> rusqlite::Result<()> {
+        let known = self
+            .transaction
+            .prepare_cached("SELECT 1 FROM events WHERE seq = ?1")?
+            .query_row([requeue.event_seq], |_| Ok(()))
+            .optional()?;
+        if known.is_some() {
+            let delivery = NewDelivery {
+                id: requeue.id,
+                destination: requeue.key.destination,
+            };
+            self.create(
+                change,
+                requeue.key,
+                &delivery,
+                change.seq,
+                requeue.event_seq,
+            );
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, change: &Change, end: &End) -> rusqlite::Result<()> {
+        let state = end.reason.state();
+        if let Some(row) = self.fresh.get_mut(&end.delivery.seq) {
+            if row.state.is_open() {
+                row.state = state;
+                row.updated_at = change.time;
+                row.reason = Some(state.as_str());
+            }
+            return Ok(());
+        }
+        let changed = self
+            .transaction
+            .prepare_cached(
+                "UPDATE deliveries SET state = ?2, updated_at = ?3, reason = ?4
+                 WHERE seq = ?1 AND state <= 1",
+            )?
+            .execute(params![
+                end.delivery.seq,
+                state_number(state),
+                change.time.0,
+                state.as_str(),
+            ])?;
+        if changed > 0 {
+            self.update_pending(&end.delivery, state, Timestamp(0))?;
+        }
+        Ok(())
+    }
+
+    fn end_destination(&mut self, change: &Change, end: &EndDestination) -> rusqlite::Result<()> {
+        self.flush()?;
+        let state = end.reason.state();
+        let destination = blob(end.key.destination.as_u128());
+        self.transaction
+            .prepare_cached(
+                "UPDATE deliveries SET state = ?2, updated_at = ?3, reason = ?4
+                 WHERE seq IN (SELECT seq FROM pending WHERE destination = ?1) AND tenant = ?5",
+            )?
+            .execute(params![
+                destination,
+                state_number(state),
+                change.time.0,
+                state.as_str(),
+                blob(end.key.tenant.as_u128()),
+            ])?;
+        self.transaction
+            .prepare_cached("DELETE FROM pending WHERE destination = ?1")?
+            .execute([destination])?;
+        Ok(())
+    }
+
+    /// Writes the deliveries created in this transaction as they are now.
+    fn flush(&mut self) -> rusqlite::Result<()> {
+        for (seq, row) in std::mem::take(&mut self.fresh) {
+            let destination = blob(row.delivery.key.destination.as_u128());
+            self.transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO deliveries
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
+                )?
+                .execute(params![
+                    seq,
+                    blob(row.delivery.id.as_u128()),
+                    row.event_seq,
+                    blob(row.delivery.key.tenant.as_u128()),
+                    destination,
+                    row.delivery.place,
+                    state_number(row.state),
+                    row.attempts,
+                    row.first_attempt_at.map(|at| at.0),
+                    row.due.0,
+                    row.updated_at.0,
+                    row.reason,
+                ])?;
+            if row.state.is_open() {
+                self.insert_pending(destination, row.delivery.place, seq, row.due.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert_pending(
+        &self,
+        destination: [u8; 16],
+        place: u64,
+        seq: u64,
+        due: u64,
+    ) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO pending VALUES (?1,?2,?3,?4)")?
+            .execute(params![destination, place, seq, due])?;
+        Ok(())
+    }
+}
+
+/// Ids sort as blobs like the ids themselves.
+pub(super) fn blob(id: u128) -> [u8; 16] {
+    id.to_be_bytes()
+}
+
+/// The number of a state; the order of [`DeliveryState::ALL`] is part of the schema.
+pub(super) fn state_number(state: DeliveryState) -> i64 {
+    match state {
+        DeliveryState::Pending => 0,
+        DeliveryState::Retry => 1,
+        DeliveryState::Delivered => 2,
+        DeliveryState::Dead => DEAD,
+        DeliveryState::Cancelled => 4,
+        DeliveryState::Expired => 5,
+        DeliveryState::Quarantined => 6,
+    }
+}
+
+/// What [`state_number`] made.
+pub(super) fn state_of(number: i64) -> Option<DeliveryState> {
+    let all = DeliveryState::ALL;
+    all.into_iter().find(|state| state_number(*state) == number)
+}

@@ -1,0 +1,248 @@
+//! The projection: what the journal says, as tables for lists, filters and backlogs. One thread
+//! writes it, behind the journal by a bounded number of changes; it can be deleted and is rebuilt.
+
+mod schema;
+
+pub(crate) mod apply;
+
+pub(crate) mod queries;
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+use tracing::error;
+
+use self::apply::Change;
+use crate::store::StoreError;
+
+/// Changes the projection may be behind before nothing more is accepted.
+pub(crate) const LAG_MAX: usize = 50_000;
+
+/// Changes applied in one transaction.
+const BATCH_MAX: usize = 8192;
+
+/// How long changes are gathered while nobody waits for them.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// How long a question waits for the projection.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connections kept for reading.
+const READERS_MAX: usize = 4;
+
+#[derive(Debug, Default)]
+struct Queue {
+    changes: VecDeque<Change>,
+    /// Somebody waits: apply at once.
+    wanted: bool,
+    closed: bool,
+}
+
+/// What the writer of the journal, the writer of the projection and its readers share.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    path: PathBuf,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    applied: watch::Sender<u64>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+/// The projection's writing end.
+#[derive(Debug)]
+pub(crate) struct Projector {
+    connection: Connection,
+    projection: Arc<Projection>,
+}
+
+/// Opens the projection, or makes an empty one.
+pub(crate) fn open(path: &Path) -> rusqlite::Result<Projector> {
+    let connection = schema::open_writer(path)?;
+    let applied = connection.query_row("SELECT seq FROM position", [], |row| row.get(0))?;
+    let projection = Arc::new(Projection {
+        path: path.to_owned(),
+        queue: Mutex::default(),
+        arrived: Condvar::new(),
+        applied: watch::Sender::new(applied),
+        readers: Mutex::default(),
+    });
+    Ok(Projector {
+        connection,
+        projection,
+    })
+}
+
+/// Throws a projection away.
+pub(crate) fn remove(path: &Path) {
+    schema::remove(path);
+}
+
+impl Projector {
+    /// What the others use.
+    pub(crate) fn shared(&self) -> Arc<Projection> {
+        self.projection.clone()
+    }
+
+    /// Applies changes now.
+    pub(crate) fn apply(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
+        let applied = apply::apply(&mut self.connection, changes)?;
+        self.projection.applied.send_replace(applied);
+        Ok(())
+    }
+
+    /// How far it is.
+    pub(crate) fn applied(&self) -> u64 {
+        *self.projection.applied.borrow()
+    }
+
+    /// Passes numbers that stand for no change.
+    pub(crate) fn skip_to(&mut self, seq: u64) -> rusqlite::Result<()> {
+        self.connection
+            .execute("UPDATE position SET seq = max(seq, ?1)", [seq])?;
+        self.projection.applied.send_replace(seq);
+        Ok(())
+    }
+
+    /// Applies what is pushed until the queue closes. Runs on a thread of its own.
+    pub(crate) fn run(mut self) {
+        while let Some(changes) = self.projection.take() {
+            // The journal has them: a failure here only makes lists old.
+            while let Err(cause) = self.apply(&changes) {
+                error!(%cause, "the projection cannot be written; lists are out of date");
+                if self.projection.pause() {
+                    return;
+                }
+            }
+        }
+        if let Err(cause) = self
+            .connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        {
+            error!(%cause, "could not fold the projection's log");
+        }
+    }
+}
+
+impl Projection {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over durable changes, in order.
+    pub(crate) fn push(&self, changes: Vec<Change>) {
+        self.queue().changes.extend(changes);
+        self.arrived.notify_one();
+    }
+
+    /// How many changes wait.
+    pub(crate) fn lag(&self) -> usize {
+        self.queue().changes.len()
+    }
+
+    /// Applies what waits, then nothing more.
+    pub(crate) fn close(&self) {
+        self.queue().closed = true;
+        self.arrived.notify_all();
+    }
+
+    fn take(&self) -> Option<Vec<Change>> {
+        let mut queue = self.queue();
+        while queue.changes.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue = self
+                .arrived
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let patient =
+            |queue: &mut Queue| !(queue.wanted || queue.closed || queue.changes.len() >= BATCH_MAX);
+        let (mut queue, _) = self
+            .arrived
+            .wait_timeout_while(queue, LINGER, patient)
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = queue.changes.len().min(BATCH_MAX);
+        if count == queue.changes.len() {
+            queue.wanted = false;
+        }
+        Some(queue.changes.drain(..count).collect())
+    }
+
+    /// Waits a while; true if the projection closed.
+    fn pause(&self) -> bool {
+        let open = |queue: &mut Queue| !queue.closed;
+        let (queue, _) = self
+            .arrived
+            .wait_timeout_while(self.queue(), Duration::from_secs(1), open)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.closed
+    }
+
+    /// Waits, a bounded time, until everything up to `seq` is applied.
+    pub(crate) async fn caught_up(&self, seq: u64) -> Result<(), StoreError> {
+        let mut applied = self.applied.subscribe();
+        if *applied.borrow_and_update() >= seq {
+            return Ok(());
+        }
+        self.queue().wanted = true;
+        self.arrived.notify_all();
+        let waited = tokio::time::timeout(PATIENCE, applied.wait_for(|applied| *applied >= seq));
+        match waited.await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StoreError::Overloaded {
+                retry_after: Duration::from_secs(1),
+            }),
+        }
+    }
+
+    /// Asks a question off the runtime's threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let projection = self.clone();
+        let asked = tokio::task::spawn_blocking(move || projection.read_blocking(question));
+        match asked.await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unavailable("a read was cut off".to_owned())),
+        }
+    }
+
+    /// Asks a question on this thread.
+    pub(crate) fn read_blocking<T>(
+        &self,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let failed = |error| StoreError::Unavailable(format!("the projection: {error}"));
+        let pooled = self.pool().pop();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => schema::open_reader(&self.path).map_err(failed)?,
+        };
+        // One transaction: all statements of a question see the same moment.
+        let transaction = connection.transaction().map_err(failed)?;
+        let answer = question(&transaction).map_err(failed)?;
+        drop(transaction);
+        let mut pool = self.pool();
+        if pool.len() < READERS_MAX {
+            pool.push(connection);
+        }
+        Ok(answer)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the idle connections.
+    pub(crate) fn close_readers(&self) {
+        self.pool().clear();
+    }
+}

@@ -1,0 +1,476 @@
+//! Questions to the projection. Each sees one moment and is scoped to a tenant where people ask.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use protocol::id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter, types::Value};
+
+use super::{
+    apply::{blob, state_number, state_of},
+    schema::DEAD,
+};
+use crate::{
+    clock::Timestamp,
+    lifecycle::DeliveryState,
+    store::{
+        AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventFilter,
+        EventSummary, Page,
+        embedded::{
+            desk::{LoadPlan, Loaded, Owed},
+            journal::{
+                Position,
+                payload::{DeliveryRef, decode_outcome},
+            },
+        },
+    },
+};
+
+/// The most rows of a page.
+const PAGE_MAX: u32 = 250;
+
+fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<u128> {
+    row.get::<_, [u8; 16]>(column).map(u128::from_be_bytes)
+}
+
+fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+    row.get(column).map(Timestamp)
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<DeliveryState> {
+    // A state that this version does not know is shown as one that is not delivered.
+    Ok(state_of(row.get("state")?).unwrap_or(DeliveryState::Quarantined))
+}
+
+fn cursor(seq: u64) -> Cursor {
+    Cursor(URL_SAFE_NO_PAD.encode(seq.to_be_bytes()))
+}
+
+/// An unknown cursor starts nowhere: it gives no rows.
+fn before(after: Option<&Cursor>) -> u64 {
+    let Some(cursor) = after else {
+        return i64::MAX as u64;
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(&cursor.0).unwrap_or_default();
+    bytes
+        .try_into()
+        .map_or(0, u64::from_be_bytes)
+        .min(i64::MAX as u64)
+}
+
+/// Conditions of a `WHERE` with their values.
+struct Conditions {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn new(sql: &str, values: Vec<Value>) -> Self {
+        let sql = sql.to_owned();
+        Self { sql, values }
+    }
+
+    fn and(&mut self, sql: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.sql.push_str(" AND ");
+            self.sql.push_str(sql);
+            self.values.push(value);
+        }
+    }
+}
+
+fn blob_value(id: u128) -> Value {
+    Value::Blob(blob(id).to_vec())
+}
+
+fn int_value(number: u64) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// One page more than asked for tells whether there is a next one.
+fn page<T>(mut rows: Vec<(u64, T)>, limit: u32) -> Page<T> {
+    let limit = limit as usize;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|(seq, _)| cursor(*seq));
+    let rows = rows.into_iter().map(|(_, row)| row).collect();
+    Page { rows, next }
+}
+
+/// Events, newest first.
+pub(crate) fn events(
+    connection: &Connection,
+    tenant: TenantId,
+    filter: &EventFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+) -> rusqlite::Result<Page<EventSummary>> {
+    let limit = limit.clamp(1, PAGE_MAX);
+    let first = vec![blob_value(tenant.as_u128()), int_value(before(after))];
+    let mut conditions = Conditions::new("e.tenant = ? AND e.seq < ?", first);
+    conditions.and(
+        "e.source = ?",
+        filter.source.map(|source| blob_value(source.as_u128())),
+    );
+    conditions.and(
+        "e.event_type = ?",
+        filter.event_type.clone().map(Value::Text),
+    );
+    conditions.and("e.received_at >= ?", filter.since.map(|at| int_value(at.0)));
+    conditions.and("e.received_at < ?", filter.until.map(|at| int_value(at.0)));
+    let mut of_delivery = Conditions::new("d.event_seq = e.seq", Vec::new());
+    of_delivery.and(
+        "d.destination = ?",
+        filter.destination.map(|it| blob_value(it.as_u128())),
+    );
+    of_delivery.and(
+        "d.state = ?",
+        filter.state.map(|it| Value::Integer(state_number(it))),
+    );
+    let mut sql = format!("SELECT e.* FROM events e WHERE {}", conditions.sql);
+    if filter.unrouted {
+        sql.push_str(" AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq)");
+    } else if !of_delivery.values.is_empty() {
+        let of_delivery = &of_delivery.sql;
+        let _ = write!(
+            sql,
+            " AND EXISTS (SELECT 1 FROM deliveries d WHERE {of_delivery})"
+        );
+        conditions.values.extend(of_delivery_values(filter));
+    }
+    let _ = write!(sql, " ORDER BY e.seq DESC LIMIT {}", limit + 1);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params_from_iter(conditions.values), |row| {
+        let seq: u64 = row.get("seq")?;
+        let summary = EventSummary {
+            id: EventId::from_u128(id(row, "id")?),
+            source: SourceId::from_u128(id(row, "source")?),
+            received_at: time(row, "received_at")?,
+            method: row.get("method")?,
+            target: row.get("target")?,
+            event_type: row.get("event_type")?,
+            provider_id: row.get("provider_id")?,
+            body_bytes: row.get("body_bytes")?,
+            deliveries: Vec::new(),
+        };
+        Ok((seq, summary))
+    })?;
+    let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    for (seq, summary) in &mut rows {
+        summary.deliveries = deliveries_of(connection, *seq)?
+            .iter()
+            .map(|delivery| (delivery.id, delivery.destination, delivery.state))
+            .collect();
+    }
+    Ok(page(rows, limit))
+}
+
+fn of_delivery_values(filter: &EventFilter) -> impl Iterator<Item = Value> {
+    let destination = filter.destination.map(|it| blob_value(it.as_u128()));
+    let state = filter.state.map(|it| Value::Integer(state_number(it)));
+    destination.into_iter().chain(state)
+}
+
+const DELIVERY: &str = "SELECT d.*, e.id AS event_id, e.received_at AS received_at
+   FROM deliveries d JOIN events e ON e.seq = d.event_seq";
+
+fn summary(row: &Row<'_>) -> rusqlite::Result<DeliverySummary> {
+    let state = state(row)?;
+    let due = time(row, "due")?;
+    Ok(DeliverySummary {
+        id: DeliveryId::from_u128(id(row, "id")?),
+        event: EventId::from_u128(id(row, "event_id")?),
+        destination: DestinationId::from_u128(id(row, "destination")?),
+        state,
+        attempts: row.get("attempts")?,
+        received_at: time(row, "received_at")?,
+        updated_at: time(row, "updated_at")?,
+        next_attempt_at: Some(due).filter(|due| state.is_open() && due.0 > 0),
+        reason: row.get("reason")?,
+    })
+}
+
+fn deliveries_of(
+    connection: &Connection,
+    event_seq: u64,
+) -> rusqlite::Result<Vec<DeliverySummary>> {
+    connection
+        .prepare_cached(&format!("{DELIVERY} WHERE d.event_seq = ? ORDER BY d.seq"))?
+        .query_map([event_seq], summary)?
+        .collect()
+}
+
+/// Where an event is, and its deliveries.
+pub(crate) fn event(
+    connection: &Connection,
+    tenant: TenantId,
+    id: EventId,
+) -> rusqlite::Result<Option<(u64, Position, Vec<DeliverySummary>)>> {
+    let found = connection
+        .prepare_cached("SELECT seq, position FROM events WHERE id = ? AND tenant = ?")?
+        .query_row(params![blob(id.as_u128()), blob(tenant.as_u128())], |row| {
+            Ok((row.get(0)?, Position::unpack(row.get(1)?)))
+        })
+        .optional()?;
+    let Some((seq, position)) = found else {
+        return Ok(None);
+    };
+    Ok(Some((seq, position, deliveries_of(connection, seq)?)))
+}
+
+/// Deliveries, newest first.
+pub(crate) fn deliveries(
+    connection: &Connection,
+    tenant: TenantId,
+    filter: &DeliveryFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+) -> rusqlite::Result<Page<DeliverySummary>> {
+    let limit = limit.clamp(1, PAGE_MAX);
+    let first = vec![blob_value(tenant.as_u128()), int_value(before(after))];
+    let mut conditions = Conditions::new("d.tenant = ? AND d.seq < ?", first);
+    conditions.and("e.id = ?", filter.event.map(|it| blob_value(it.as_u128())));
+    conditions.and(
+        "d.destination = ?",
+        filter.destination.map(|it| blob_value(it.as_u128())),
+    );
+    if filter.state == Some(DeliveryState::Dead) {
+        // Only a literal lets SQLite use the partial index.
+        let _ = write!(conditions.sql, " AND d.state = {DEAD}");
+    } else {
+        conditions.and(
+            "d.state = ?",
+            filter.state.map(|it| Value::Integer(state_number(it))),
+        );
+    }
+    let sql = format!(
+        "{DELIVERY} WHERE {} ORDER BY d.seq DESC LIMIT {}",
+        conditions.sql,
+        limit + 1
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params_from_iter(conditions.values), |row| {
+        Ok((row.get("seq")?, summary(row)?))
+    })?;
+    Ok(page(rows.collect::<rusqlite::Result<Vec<_>>>()?, limit))
+}
+
+/// The attempts of a delivery, first to last.
+pub(crate) fn attempts(
+    connection: &Connection,
+    tenant: TenantId,
+    delivery: DeliveryId,
+) -> rusqlite::Result<Option<Vec<AttemptRecord>>> {
+    let seq: Option<u64> = connection
+        .prepare_cached("SELECT seq FROM deliveries WHERE id = ? AND tenant = ?")?
+        .query_row(
+            params![blob(delivery.as_u128()), blob(tenant.as_u128())],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(seq) = seq else {
+        return Ok(None);
+    };
+    let mut statement = connection
+        .prepare_cached("SELECT * FROM attempts WHERE delivery_seq = ? ORDER BY number")?;
+    let rows = statement.query_map([seq], |row| {
+        let outcome = Bytes::from(row.get::<_, Vec<u8>>("outcome")?);
+        let agent: Option<[u8; 16]> = row.get("agent")?;
+        Ok(AttemptRecord {
+            id: AttemptId::from_u128(id(row, "id")?),
+            number: row.get("number")?,
+            agent: agent.map(|agent| AgentId::from_u128(u128::from_be_bytes(agent))),
+            ended_at: time(row, "ended_at")?,
+            elapsed_ms: row.get("elapsed_ms")?,
+            outcome: decode_outcome(&outcome).ok_or(rusqlite::Error::InvalidQuery)?,
+        })
+    })?;
+    rows.collect::<rusqlite::Result<Vec<_>>>().map(Some)
+}
+
+/// How much waits at a destination.
+pub(crate) fn depth(connection: &Connection, key: DestinationKey) -> rusqlite::Result<Depth> {
+    let destination = blob(key.destination.as_u128());
+    let tenant = blob(key.tenant.as_u128());
+    let open = connection
+        .prepare_cached("SELECT count(*) FROM pending WHERE destination = ?")?
+        .query_row([destination], |row| row.get(0))?;
+    let dead = connection
+        .prepare_cached(&format!(
+            "SELECT count(*) FROM deliveries WHERE destination = ? AND state = {DEAD} AND tenant = ?"
+        ))?
+        .query_row([destination, tenant], |row| row.get(0))?;
+    let oldest_open: Option<u64> = connection
+        .prepare_cached(
+            "SELECT e.received_at FROM pending p JOIN deliveries d ON d.seq = p.seq
+             JOIN events e ON e.seq = d.event_seq WHERE p.destination = ?1 AND d.tenant = ?2
+             ORDER BY p.place LIMIT 1",
+        )?
+        .query_row([destination, tenant], |row| row.get(0))
+        .optional()?;
+    if oldest_open.is_none() {
+        // Another tenant's destination, or an empty one.
+        return Ok(Depth {
+            dead,
+            ..Depth::default()
+        });
+    }
+    Ok(Depth {
+        open,
+        dead,
+        oldest_open: oldest_open.map(Timestamp),
+    })
+}
+
+const OWED: &str = "SELECT d.*, e.id AS event_id, e.position AS position,
+   e.body_bytes AS body_bytes FROM deliveries d JOIN events e ON e.seq = d.event_seq";
+
+const PENDING: &str = "SELECT d.*, e.id AS event_id, e.position AS position,
+   e.body_bytes AS body_bytes FROM pending p JOIN deliveries d ON d.seq = p.seq
+   JOIN events e ON e.seq = d.event_seq";
+
+fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
+    let key = DestinationKey {
+        tenant: TenantId::from_u128(id(row, "tenant")?),
+        destination: DestinationId::from_u128(id(row, "destination")?),
+    };
+    Ok(Owed {
+        delivery: DeliveryRef {
+            key,
+            id: DeliveryId::from_u128(id(row, "id")?),
+            seq: row.get("seq")?,
+            place: row.get("place")?,
+        },
+        event: EventId::from_u128(id(row, "event_id")?),
+        position: Position::unpack(row.get("position")?),
+        body_bytes: row.get("body_bytes")?,
+        attempts: row.get("attempts")?,
+        first_attempt_at: row
+            .get::<_, Option<u64>>("first_attempt_at")?
+            .map(Timestamp),
+        due: time(row, "due")?,
+    })
+}
+
+/// The rows that a desk asks for.
+pub(crate) fn load(connection: &Connection, plan: &LoadPlan) -> rusqlite::Result<Loaded> {
+    let applied = connection.query_row("SELECT seq FROM position", [], |row| row.get(0))?;
+    let destination = blob(plan.key.destination.as_u128());
+    let rows = connection
+        .prepare_cached(&format!(
+            "{PENDING} WHERE p.destination = ?1 AND p.place > ?2 ORDER BY p.place LIMIT ?3"
+        ))?
+        .query_map(params![destination, plan.after, plan.most], owed)?
+        .collect::<rusqlite::Result<_>>()?;
+    let waiting = connection
+        .prepare_cached(&format!(
+            "{PENDING} WHERE p.destination = ?1 AND p.due > 0 AND p.place <= ?2
+             ORDER BY p.due LIMIT ?3"
+        ))?
+        .query_map(params![destination, plan.after, plan.waiting_most], owed)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Loaded {
+        rows,
+        waiting,
+        applied,
+    })
+}
+
+/// Every destination with a backlog, and its last place.
+pub(crate) fn backlogs(connection: &Connection) -> rusqlite::Result<Vec<(DestinationKey, u64)>> {
+    let mut statement = connection.prepare(
+        "SELECT p.destination, max(p.place),
+           (SELECT d.tenant FROM deliveries d WHERE d.seq = p.seq)
+         FROM pending p GROUP BY p.destination",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let destination = row.get::<_, [u8; 16]>(0)?;
+        let tenant = row.get::<_, [u8; 16]>(2)?;
+        let key = DestinationKey {
+            tenant: TenantId::from_u128(u128::from_be_bytes(tenant)),
+            destination: DestinationId::from_u128(u128::from_be_bytes(destination)),
+        };
+        Ok((key, row.get(1)?))
+    })?;
+    rows.collect()
+}
+
+/// A delivery, open or not, with its state.
+pub(crate) fn delivery(
+    connection: &Connection,
+    tenant: TenantId,
+    delivery: DeliveryId,
+) -> rusqlite::Result<Option<(DeliveryState, Owed)>> {
+    connection
+        .prepare_cached(&format!("{OWED} WHERE d.id = ? AND d.tenant = ?"))?
+        .query_row(
+            params![blob(delivery.as_u128()), blob(tenant.as_u128())],
+            |row| Ok((state(row)?, owed(row)?)),
+        )
+        .optional()
+}
+
+/// The deliveries of an event by its sequence: their states and what they owe.
+pub(crate) fn owed_of_events(
+    connection: &Connection,
+    first: u64,
+    next: u64,
+) -> rusqlite::Result<Vec<(DeliveryState, Owed)>> {
+    connection
+        .prepare_cached(&format!(
+            "{OWED} WHERE d.event_seq >= ? AND d.event_seq < ? ORDER BY d.seq"
+        ))?
+        .query_map([first, next], |row| Ok((state(row)?, owed(row)?)))?
+        .collect()
+}
+
+/// The length of an event's body.
+pub(crate) fn body_bytes(connection: &Connection, event_seq: u64) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT body_bytes FROM events WHERE seq = ?")?
+        .query_row([event_seq], |row| row.get(0))
+}
+
+/// A provider's id as it is remembered.
+pub(crate) struct Remembered {
+    pub(crate) tenant: TenantId,
+    pub(crate) source: SourceId,
+    pub(crate) provider_id: String,
+    pub(crate) until: Timestamp,
+    pub(crate) position: Position,
+}
+
+/// Every provider id still remembered, newest first, until `each` says stop.
+pub(crate) fn remembered(
+    connection: &Connection,
+    now: Timestamp,
+    received_since: Timestamp,
+    mut each: impl FnMut(Remembered) -> bool,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "SELECT e.tenant, e.source, e.provider_id, e.remembered_until, e.position, e.received_at
+         FROM events e LEFT JOIN forgotten f ON f.source = e.source
+         WHERE e.remembered_until > ?1 AND e.provider_id IS NOT NULL
+           AND (f.seq IS NULL OR f.seq < e.seq) ORDER BY e.seq DESC",
+    )?;
+    let mut rows = statement.query([&now.0 as &dyn ToSql])?;
+    while let Some(row) = rows.next()? {
+        if row.get::<_, u64>(5)? < received_since.0 {
+            break;
+        }
+        let tenant = u128::from_be_bytes(row.get(0)?);
+        let source = u128::from_be_bytes(row.get(1)?);
+        let remembered = Remembered {
+            tenant: TenantId::from_u128(tenant),
+            source: SourceId::from_u128(source),
+            provider_id: row.get(2)?,
+            until: Timestamp(row.get(3)?),
+            position: Position::unpack(row.get(4)?),
+        };
+        if !each(remembered) {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! What people look at: the projection, once it has applied what was durable when they asked.
+
+use async_trait::async_trait;
+use protocol::id::{DeliveryId, DestinationId, EventId, TenantId};
+
+use super::{Embedded, journal::payload::Accept, projection::queries};
+use crate::store::{
+    AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventDetail,
+    EventFilter, EventSummary, Page, Queries, StoreError,
+};
+
+#[async_trait]
+impl Queries for Embedded {
+    async fn events(
+        &self,
+        tenant: TenantId,
+        filter: &EventFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<EventSummary>, StoreError> {
+        self.fresh().await?;
+        let filter = filter.clone();
+        self.core
+            .projection
+            .read(move |connection| {
+                queries::events(connection, tenant, &filter, after.as_ref(), limit)
+            })
+            .await
+    }
+
+    async fn event(
+        &self,
+        tenant: TenantId,
+        id: EventId,
+    ) -> Result<Option<EventDetail>, StoreError> {
+        self.fresh().await?;
+        let found = self
+            .core
+            .projection
+            .read(move |connection| queries::event(connection, tenant, id))
+            .await?;
+        let Some((_, position, deliveries)) = found else {
+            return Ok(None);
+        };
+        let reader = self.core.reader.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read(position)).await;
+        let corrupt = |cause: &dyn std::fmt::Display| StoreError::Corrupt(format!("{id}: {cause}"));
+        let (_, payload) = match read {
+            Ok(read) => read.map_err(|cause| corrupt(&cause))?,
+            Err(_) => return Err(super::core::closed()),
+        };
+        match Accept::decode(&payload) {
+            Some(accept) if accept.event.id == id => Ok(Some(EventDetail {
+                event: accept.event,
+                deliveries,
+            })),
+            _ => Err(corrupt(&"its record holds something else")),
+        }
+    }
+
+    async fn deliveries(
+        &self,
+        tenant: TenantId,
+        filter: &DeliveryFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<DeliverySummary>, StoreError> {
+        self.fresh().await?;
+        let filter = filter.clone();
+        self.core
+            .projection
+            .read(move |connection| {
+                queries::deliveries(connection, tenant, &filter, after.as_ref(), limit)
+            })
+            .await
+    }
+
+    async fn attempts(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<Vec<AttemptRecord>>, StoreError> {
+        self.fresh().await?;
+        self.core
+            .projection
+            .read(move |connection| queries::attempts(connection, tenant, delivery))
+            .await
+    }
+
+    async fn depth(
+        &self,
+        tenant: TenantId,
+        destination: DestinationId,
+    ) -> Result<Depth, StoreError> {
+        self.fresh().await?;
+        let key = DestinationKey {
+            tenant,
+            destination,
+        };
+        self.core
+            .projection
+            .read(move |connection| queries::depth(connection, key))
+            .await
+    }
+}
+
+impl Embedded {
+    async fn fresh(&self) -> Result<(), StoreError> {
+        self.core.check_open()?;
+        self.core.caught_up().await
+    }
+}

@@ -1,0 +1,271 @@
+//! Settling attempts, replaying, ending.
+
+use std::sync::Arc;
+
+use protocol::{
+    id::{DeliveryId, EventId, SourceId, TenantId},
+    limits::RESPONSE_START_BYTES_MAX,
+};
+
+use super::{
+    core::{Answer, Core, Does, hear},
+    desk::Owed,
+    journal::{
+        payload::{DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle},
+        record::Kind,
+    },
+    projection::queries,
+};
+use crate::{
+    clock::Timestamp,
+    lifecycle::{AttemptOutcome, DeliveryState, EndReason, Verdict},
+    store::{DestinationKey, Held, NewDelivery, Settled, Settlement, StoreError},
+};
+
+impl Core {
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Settled>, StoreError> {
+        self.check_writable()?;
+        let mut answers: Vec<Option<Settled>> = vec![None; settlements.len()];
+        let mut unknown = Vec::new();
+        let mut records = Vec::new();
+        {
+            let now = self.clock.now();
+            let mut desks = self.desks();
+            for (at, settlement) in settlements.into_iter().enumerate() {
+                match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
+                    Ok((delivery, first)) => {
+                        records.push((at, record(delivery, first, settlement)));
+                    }
+                    Err(Some(settled)) => answers[at] = Some(settled),
+                    Err(None) => unknown.push((at, settlement)),
+                }
+            }
+        }
+        for (at, settlement) in unknown {
+            match self.settle_unlisted(settlement).await? {
+                Ok(record) => records.push((at, record)),
+                Err(settled) => answers[at] = Some(settled),
+            }
+        }
+        let mut places = Vec::with_capacity(records.len());
+        let mut submitted = Vec::with_capacity(records.len());
+        for (at, (settle, token)) in records {
+            let payload = settle.encode();
+            let tenant = settle.delivery.key.tenant;
+            let settle = Box::new(settle);
+            places.push(at);
+            submitted.push((
+                Kind::Settle,
+                tenant,
+                payload,
+                1,
+                Does::Settle { settle, token },
+            ));
+        }
+        for (at, answer) in places.into_iter().zip(self.submit(submitted)?) {
+            if let Answer::Settled(settled) = hear(answer).await? {
+                answers[at] = Some(settled);
+            }
+        }
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or(Settled::Unknown))
+            .collect())
+    }
+
+    /// A settlement of a delivery that is not in memory: settled, unknown, or far back in its queue.
+    async fn settle_unlisted(
+        self: &Arc<Self>,
+        settlement: Settlement,
+    ) -> Result<Result<(Settle, crate::store::LeaseToken), Settled>, StoreError> {
+        let _lookup = self.lookup();
+        let Some((state, owed)) = self.find(settlement.tenant, settlement.delivery).await? else {
+            return Ok(Err(Settled::Unknown));
+        };
+        if !state.is_open() {
+            return Ok(Err(Settled::AlreadySettled));
+        }
+        let now = self.clock.now();
+        let mut desks = self.desks();
+        desks.insert_loose(owed, now);
+        Ok(
+            match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
+                Ok((delivery, first)) => Ok(record(delivery, first, settlement)),
+                Err(settled) => Err(settled.unwrap_or(Settled::AlreadySettled)),
+            },
+        )
+    }
+
+    /// A delivery as the projection has it, with everything durable applied. When it is open and in
+    /// memory meanwhile, memory counts.
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<(DeliveryState, Owed)>, StoreError> {
+        self.caught_up().await?;
+        self.projection
+            .read(move |connection| queries::delivery(connection, tenant, delivery))
+            .await
+    }
+
+    pub(super) async fn replay(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        event: EventId,
+        delivery: NewDelivery,
+    ) -> Result<Option<DeliveryId>, StoreError> {
+        self.check_writable()?;
+        let _turn = self.requeues.lock().await;
+        self.caught_up().await?;
+        let key = DestinationKey {
+            tenant,
+            destination: delivery.destination,
+        };
+        let found = self
+            .projection
+            .read(move |connection| {
+                let Some((seq, position, _)) = queries::event(connection, tenant, event)? else {
+                    return Ok(None);
+                };
+                let rows = queries::owed_of_events(connection, seq, seq + 1)?;
+                let body_bytes = queries::body_bytes(connection, seq)?;
+                Ok(Some((seq, position, body_bytes, rows)))
+            })
+            .await?;
+        let Some((event_seq, position, body_bytes, rows)) = found else {
+            return Ok(None);
+        };
+        let dead = rows
+            .into_iter()
+            .find(|(state, owed)| *state == DeliveryState::Dead && owed.delivery.key == key);
+        if let Some((_, owed)) = dead {
+            let id = owed.delivery.id;
+            self.reopen(owed, event_seq).await?;
+            return Ok(Some(id));
+        }
+        let requeue = Requeue {
+            key,
+            id: delivery.id,
+            seq: 0,
+            event,
+            event_seq,
+        };
+        let owed = Owed {
+            delivery: DeliveryRef {
+                key,
+                id: delivery.id,
+                seq: 0,
+                place: 0,
+            },
+            event,
+            position,
+            body_bytes,
+            attempts: 0,
+            first_attempt_at: None,
+            due: Timestamp(0),
+        };
+        let does = Does::Deliver {
+            requeue,
+            owed: Box::new(owed),
+        };
+        self.write(Kind::Deliver, tenant, requeue.encode(), does)
+            .await?;
+        Ok(Some(delivery.id))
+    }
+
+    pub(super) async fn end(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        delivery: DeliveryId,
+        reason: EndReason,
+    ) -> Result<bool, StoreError> {
+        self.check_writable()?;
+        let _lookup = self.lookup();
+        let listed = self.desks().owed(tenant, delivery).cloned();
+        let owed = match listed {
+            Some(owed) => owed,
+            None => match self.find(tenant, delivery).await? {
+                Some((state, owed)) if state.is_open() => {
+                    let now = self.clock.now();
+                    self.desks().insert_loose(owed.clone(), now);
+                    owed
+                }
+                _ => return Ok(false),
+            },
+        };
+        self.write_end(owed.delivery, reason).await
+    }
+
+    /// Ends one delivery for good.
+    pub(super) async fn write_end(
+        self: &Arc<Self>,
+        delivery: DeliveryRef,
+        reason: EndReason,
+    ) -> Result<bool, StoreError> {
+        let end = End { delivery, reason };
+        let tenant = delivery.key.tenant;
+        let answer = self
+            .write(Kind::End, tenant, end.encode(), Does::End(end))
+            .await?;
+        Ok(answer == Answer::Changed(true))
+    }
+
+    pub(super) async fn end_destination(
+        self: &Arc<Self>,
+        key: DestinationKey,
+        reason: EndReason,
+    ) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let end = EndDestination { key, reason };
+        let does = Does::EndDestination(end);
+        self.write(Kind::EndDestination, key.tenant, end.encode(), does)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn forget_source(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        source: SourceId,
+    ) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let forget = ForgetSource { tenant, source };
+        let does = Does::ForgetSource(forget);
+        self.write(Kind::ForgetSource, tenant, forget.encode(), does)
+            .await?;
+        Ok(())
+    }
+}
+
+fn held(settlement: &Settlement) -> Held {
+    Held {
+        tenant: settlement.tenant,
+        delivery: settlement.delivery,
+        token: settlement.token,
+        attempt: settlement.attempt.number,
+    }
+}
+
+fn record(
+    delivery: DeliveryRef,
+    first_attempt_at: Timestamp,
+    settlement: Settlement,
+) -> (Settle, crate::store::LeaseToken) {
+    let mut attempt = settlement.attempt;
+    if let AttemptOutcome::Answered { response_start, .. } = &mut attempt.outcome
+        && response_start.len() > RESPONSE_START_BYTES_MAX
+    {
+        *response_start = response_start.slice(..RESPONSE_START_BYTES_MAX);
+    }
+    let settle = Settle {
+        delivery,
+        first_attempt_at,
+        attempt,
+        verdict: settlement.verdict,
+    };
+    (settle, settlement.token)
+}

@@ -1,0 +1,715 @@
+//! The reference store: the contract in the plainest words, in memory. For tests only.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use protocol::id::{DeliveryId, DestinationId, EventId, SourceId, TenantId};
+
+use super::{
+    Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
+    DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
+    LeaseToken, NewDelivery, NewEvent, Page, Put, Queries, Resource, ResourceKind, Settings,
+    Settled, Settlement, StoreError, Want,
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    lifecycle::{DeliveryState, EndReason, Event, Verdict},
+};
+
+/// Keeps everything in memory and forgets it when dropped.
+#[derive(Debug)]
+pub struct Memory {
+    clock: Arc<dyn Clock>,
+    due: Arc<Due>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    closed: bool,
+    sequence: u64,
+    leases: u64,
+    events: BTreeMap<u64, Arc<Event>>,
+    /// By creation.
+    deliveries: BTreeMap<u64, Row>,
+    /// Provider ids: until when, and which event came first.
+    remembered: HashMap<(SourceId, String), (Timestamp, EventId)>,
+    resources: Vec<(Resource, bool)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    id: DeliveryId,
+    key: DestinationKey,
+    event: Arc<Event>,
+    /// Its place in the queue.
+    place: u64,
+    state: DeliveryState,
+    attempts: u32,
+    records: BTreeMap<u32, AttemptRecord>,
+    first_attempt_at: Option<Timestamp>,
+    due: Timestamp,
+    updated_at: Timestamp,
+    reason: Option<String>,
+    lease: Option<Leased>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Leased {
+    info: LeaseInfo,
+    until: Timestamp,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new(clock: Arc<dyn Clock>, due: Arc<Due>) -> Arc<Self> {
+        let inner = Mutex::default();
+        Arc::new(Self { clock, due, inner })
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed {
+            return Err(StoreError::Unavailable("the store is closed".to_owned()));
+        }
+        Ok(inner)
+    }
+}
+
+impl Inner {
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn event(&self, tenant: TenantId, id: EventId) -> Option<(u64, Arc<Event>)> {
+        self.events
+            .iter()
+            .find(|(_, event)| event.id == id && event.tenant == tenant)
+            .map(|(seq, event)| (*seq, event.clone()))
+    }
+
+    fn row(&mut self, tenant: TenantId, id: DeliveryId) -> Option<&mut Row> {
+        self.deliveries
+            .values_mut()
+            .find(|row| row.id == id && row.key.tenant == tenant)
+    }
+
+    fn add(&mut self, event: &Arc<Event>, delivery: NewDelivery, now: Timestamp) {
+        let place = self.next();
+        let key = DestinationKey {
+            tenant: event.tenant,
+            destination: delivery.destination,
+        };
+        let row = Row {
+            id: delivery.id,
+            key,
+            event: event.clone(),
+            place,
+            state: DeliveryState::Pending,
+            attempts: 0,
+            records: BTreeMap::new(),
+            first_attempt_at: None,
+            due: Timestamp(0),
+            updated_at: now,
+            reason: None,
+            lease: None,
+        };
+        self.deliveries.insert(place, row);
+    }
+
+    fn of_event(&self, id: EventId) -> impl Iterator<Item = &Row> {
+        self.deliveries
+            .values()
+            .filter(move |row| row.event.id == id)
+    }
+}
+
+impl Row {
+    fn holds(&self, held: &Held) -> bool {
+        self.state.is_open()
+            && self
+                .lease
+                .is_some_and(|lease| lease.info.token == held.token)
+    }
+
+    fn reopen(&mut self, place: u64, now: Timestamp) {
+        self.state = DeliveryState::Pending;
+        self.place = place;
+        self.first_attempt_at = None;
+        self.due = Timestamp(0);
+        self.reason = None;
+        self.updated_at = now;
+    }
+
+    fn finish(&mut self, reason: EndReason, now: Timestamp) {
+        self.state = reason.state();
+        self.reason = Some(self.state.as_str().to_owned());
+        self.updated_at = now;
+        self.lease = None;
+    }
+
+    fn lease(
+        &mut self,
+        token: LeaseToken,
+        attempt: u32,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> LeaseInfo {
+        let info = LeaseInfo {
+            token,
+            key: self.key,
+            delivery: self.id,
+            event: self.event.id,
+            attempt,
+            first_attempt_at: self.first_attempt_at.unwrap_or(now),
+        };
+        let until = now.after(ttl);
+        self.lease = Some(Leased { info, until });
+        info
+    }
+
+    fn settle(&mut self, settlement: Settlement, now: Timestamp) -> Settled {
+        if !self.state.is_open() {
+            return Settled::AlreadySettled;
+        }
+        let lease = self
+            .lease
+            .filter(|lease| lease.info.token == settlement.token);
+        if settlement.verdict != Verdict::Deliver && lease.is_none() {
+            return Settled::LeaseLost;
+        }
+        let number = settlement.attempt.number;
+        self.attempts = self.attempts.max(number);
+        let report = settlement.attempt;
+        let record = AttemptRecord {
+            id: report.id,
+            number,
+            agent: report.agent,
+            ended_at: report.ended_at,
+            elapsed_ms: report.elapsed_ms,
+            outcome: report.outcome,
+        };
+        self.records.insert(number, record);
+        if let Some(lease) = lease {
+            self.first_attempt_at = Some(lease.info.first_attempt_at);
+        }
+        self.updated_at = now;
+        self.lease = None;
+        match settlement.verdict {
+            Verdict::Deliver => self.state = DeliveryState::Delivered,
+            Verdict::Retry { at } => {
+                self.state = DeliveryState::Retry;
+                self.due = at;
+            }
+            Verdict::Die { reason } => {
+                self.state = DeliveryState::Dead;
+                self.reason = Some(reason.as_str().to_owned());
+            }
+        }
+        Settled::Applied
+    }
+
+    fn summary(&self) -> DeliverySummary {
+        DeliverySummary {
+            id: self.id,
+            event: self.event.id,
+            destination: self.key.destination,
+            state: self.state,
+            attempts: self.attempts,
+            received_at: self.event.received_at,
+            updated_at: self.updated_at,
+            next_attempt_at: self
+                .state
+                .is_open()
+                .then_some(self.due)
+                .filter(|due| due.0 > 0),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Events for Memory {
+    async fn append(&self, new: NewEvent) -> Result<Appended, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let event = Arc::new(new.event);
+        if let Some(provider_id) = event.provider_id.clone() {
+            let name = (event.source, provider_id);
+            if let Some(&(until, first)) = inner.remembered.get(&name)
+                && until > now
+            {
+                let mut reopened = 0;
+                let dead: Vec<u64> = inner
+                    .deliveries
+                    .iter()
+                    .filter(|(_, row)| row.event.id == first && row.state == DeliveryState::Dead)
+                    .map(|(seq, _)| *seq)
+                    .collect();
+                for seq in dead {
+                    let place = inner.next();
+                    if let Some(row) = inner.deliveries.get_mut(&seq) {
+                        row.reopen(place, now);
+                        reopened += 1;
+                        self.due.mark([row.key]);
+                    }
+                }
+                return Ok(Appended::Duplicate { first, reopened });
+            }
+            inner
+                .remembered
+                .insert(name, (now.after(new.dedupe_window), event.id));
+        }
+        let seq = inner.next();
+        inner.events.insert(seq, event.clone());
+        for delivery in new.deliveries {
+            inner.add(&event, delivery, now);
+            self.due.mark([DestinationKey {
+                tenant: event.tenant,
+                destination: delivery.destination,
+            }]);
+        }
+        Ok(Appended::New)
+    }
+
+    async fn claim(&self, wants: &[Want]) -> Result<Vec<Lease>, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let mut leases = Vec::new();
+        for want in wants {
+            let mut ready: Vec<(u64, u64)> = inner
+                .deliveries
+                .iter()
+                .filter(|(_, row)| {
+                    row.key == want.key
+                        && row.state.is_open()
+                        && row.lease.is_none()
+                        && row.due <= now
+                })
+                .map(|(seq, row)| (row.place, *seq))
+                .collect();
+            ready.sort_unstable();
+            let mut bytes = 0;
+            for (handed, (_, seq)) in ready.into_iter().take(want.deliveries as usize).enumerate() {
+                let counter = inner.leases + 1;
+                let Some(row) = inner.deliveries.get_mut(&seq) else {
+                    continue;
+                };
+                bytes += row.event.body.len() as u64;
+                if handed > 0 && bytes > want.bytes {
+                    break;
+                }
+                let token = LeaseToken {
+                    incarnation: 1,
+                    counter,
+                };
+                let info = row.lease(token, row.attempts + 1, now, want.ttl);
+                let event = row.event.clone();
+                inner.leases = counter;
+                leases.push(Lease { info, event });
+            }
+        }
+        Ok(leases)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        Ok(settlements
+            .into_iter()
+            .map(
+                |settlement| match inner.row(settlement.tenant, settlement.delivery) {
+                    Some(row) => row.settle(settlement, now),
+                    None => Settled::Unknown,
+                },
+            )
+            .collect())
+    }
+
+    async fn renew(&self, leases: &[Held], ttl: Duration) -> Result<(), StoreError> {
+        let until = self.clock.now().after(ttl);
+        let mut inner = self.open()?;
+        for held in leases {
+            if let Some(row) = inner.row(held.tenant, held.delivery)
+                && row.holds(held)
+                && let Some(lease) = &mut row.lease
+            {
+                lease.until = until;
+            }
+        }
+        Ok(())
+    }
+
+    async fn release(&self, leases: &[Held]) -> Result<(), StoreError> {
+        let mut inner = self.open()?;
+        for held in leases {
+            if let Some(row) = inner.row(held.tenant, held.delivery)
+                && row.holds(held)
+            {
+                row.lease = None;
+                row.due = Timestamp(0);
+                self.due.mark([row.key]);
+            }
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, leases: &[Held], ttl: Duration) -> Result<Vec<Adopted>, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let adopt = |held: &Held| {
+            let Some(row) = inner.row(held.tenant, held.delivery) else {
+                return Adopted::Lost;
+            };
+            if row.holds(held)
+                && let Some(lease) = &mut row.lease
+            {
+                lease.until = now.after(ttl);
+                return Adopted::Granted(lease.info);
+            }
+            if !row.state.is_open() || row.lease.is_some() {
+                return Adopted::Lost;
+            }
+            Adopted::Granted(row.lease(held.token, held.attempt, now, ttl))
+        };
+        Ok(leases.iter().map(adopt).collect())
+    }
+
+    async fn take_expired(
+        &self,
+        hold: Duration,
+        most: usize,
+    ) -> Result<Vec<LeaseInfo>, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let expired = inner
+            .deliveries
+            .values_mut()
+            .filter(|row| row.state.is_open())
+            .filter_map(|row| row.lease.as_mut())
+            .filter(|lease| lease.until <= now)
+            .take(most);
+        Ok(expired
+            .map(|lease| {
+                lease.until = now.after(hold);
+                lease.info
+            })
+            .collect())
+    }
+
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        let inner = self.open()?;
+        Ok(inner
+            .deliveries
+            .values()
+            .filter(|row| row.state.is_open())
+            .map(|row| row.lease.map_or(row.due, |lease| lease.until))
+            .filter(|at| at.0 > 0)
+            .min())
+    }
+
+    async fn replay(
+        &self,
+        tenant: TenantId,
+        event: EventId,
+        delivery: NewDelivery,
+    ) -> Result<Option<DeliveryId>, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let Some((_, event)) = inner.event(tenant, event) else {
+            return Ok(None);
+        };
+        let place = inner.next();
+        let key = DestinationKey {
+            tenant,
+            destination: delivery.destination,
+        };
+        let dead = inner.deliveries.values_mut().find(|row| {
+            row.event.id == event.id && row.key == key && row.state == DeliveryState::Dead
+        });
+        let id = if let Some(row) = dead {
+            row.reopen(place, now);
+            row.id
+        } else {
+            inner.add(&event, delivery, now);
+            delivery.id
+        };
+        self.due.mark([key]);
+        Ok(Some(id))
+    }
+
+    async fn end(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+        reason: EndReason,
+    ) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        match inner.row(tenant, delivery) {
+            Some(row) if row.state.is_open() => {
+                row.finish(reason, now);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn end_destination(
+        &self,
+        key: DestinationKey,
+        reason: EndReason,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        for row in self.open()?.deliveries.values_mut() {
+            if row.key == key && row.state.is_open() {
+                row.finish(reason, now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget_source(&self, _tenant: TenantId, source: SourceId) -> Result<(), StoreError> {
+        self.open()?.remembered.retain(|name, _| name.0 != source);
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn accepting(&self) -> Result<(), StoreError> {
+        self.open().map(drop)
+    }
+
+    async fn close(&self) {
+        if let Ok(mut inner) = self.open() {
+            inner.closed = true;
+        }
+    }
+}
+
+fn page<T>(mut rows: Vec<(u64, T)>, after: Option<Cursor>, limit: u32) -> Page<T> {
+    let before = after.map_or(u64::MAX, |cursor| cursor.0.parse().unwrap_or(0));
+    rows.retain(|(seq, _)| *seq < before);
+    rows.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+    let limit = limit.clamp(1, 250) as usize;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows
+        .last()
+        .filter(|_| more)
+        .map(|(seq, _)| Cursor(seq.to_string()));
+    let rows = rows.into_iter().map(|(_, row)| row).collect();
+    Page { rows, next }
+}
+
+#[async_trait]
+impl Queries for Memory {
+    async fn events(
+        &self,
+        tenant: TenantId,
+        filter: &EventFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<EventSummary>, StoreError> {
+        let inner = self.open()?;
+        let rows = inner
+            .events
+            .iter()
+            .filter(|(_, event)| {
+                let mut deliveries = inner.of_event(event.id);
+                let delivery_matches = if filter.unrouted {
+                    deliveries.next().is_none()
+                } else if filter.destination.is_some() || filter.state.is_some() {
+                    deliveries.any(|row| {
+                        filter
+                            .destination
+                            .is_none_or(|it| it == row.key.destination)
+                            && filter.state.is_none_or(|it| it == row.state)
+                    })
+                } else {
+                    true
+                };
+                event.tenant == tenant
+                    && filter.source.is_none_or(|it| it == event.source)
+                    && (filter.event_type.is_none() || filter.event_type == event.event_type)
+                    && filter.since.is_none_or(|since| event.received_at >= since)
+                    && filter.until.is_none_or(|until| event.received_at < until)
+                    && delivery_matches
+            })
+            .map(|(seq, event)| {
+                let summary = EventSummary {
+                    id: event.id,
+                    source: event.source,
+                    received_at: event.received_at,
+                    method: event.method.clone(),
+                    target: event.target.clone(),
+                    event_type: event.event_type.clone(),
+                    provider_id: event.provider_id.clone(),
+                    body_bytes: event.body.len() as u64,
+                    deliveries: inner
+                        .of_event(event.id)
+                        .map(|row| (row.id, row.key.destination, row.state))
+                        .collect(),
+                };
+                (*seq, summary)
+            })
+            .collect();
+        Ok(page(rows, after, limit))
+    }
+
+    async fn event(
+        &self,
+        tenant: TenantId,
+        id: EventId,
+    ) -> Result<Option<EventDetail>, StoreError> {
+        let inner = self.open()?;
+        Ok(inner.event(tenant, id).map(|(_, event)| EventDetail {
+            event: (*event).clone(),
+            deliveries: inner.of_event(id).map(Row::summary).collect(),
+        }))
+    }
+
+    async fn deliveries(
+        &self,
+        tenant: TenantId,
+        filter: &DeliveryFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<DeliverySummary>, StoreError> {
+        let inner = self.open()?;
+        let rows = inner
+            .deliveries
+            .iter()
+            .filter(|(_, row)| {
+                row.key.tenant == tenant
+                    && filter.event.is_none_or(|it| it == row.event.id)
+                    && filter
+                        .destination
+                        .is_none_or(|it| it == row.key.destination)
+                    && filter.state.is_none_or(|it| it == row.state)
+            })
+            .map(|(seq, row)| (*seq, row.summary()))
+            .collect();
+        Ok(page(rows, after, limit))
+    }
+
+    async fn attempts(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<Vec<AttemptRecord>>, StoreError> {
+        let mut inner = self.open()?;
+        Ok(inner
+            .row(tenant, delivery)
+            .map(|row| row.records.values().cloned().collect()))
+    }
+
+    async fn depth(
+        &self,
+        tenant: TenantId,
+        destination: DestinationId,
+    ) -> Result<Depth, StoreError> {
+        let inner = self.open()?;
+        let key = DestinationKey {
+            tenant,
+            destination,
+        };
+        let mut depth = Depth::default();
+        for row in inner.deliveries.values().filter(|row| row.key == key) {
+            if row.state.is_open() {
+                let received = row.event.received_at;
+                depth.open += 1;
+                depth.oldest_open = Some(
+                    depth
+                        .oldest_open
+                        .map_or(received, |oldest| oldest.min(received)),
+                );
+            } else if row.state == DeliveryState::Dead {
+                depth.dead += 1;
+            }
+        }
+        Ok(depth)
+    }
+}
+
+#[async_trait]
+impl Settings for Memory {
+    async fn load(&self) -> Result<Vec<Resource>, StoreError> {
+        let inner = self.open()?;
+        let live = inner.resources.iter().filter(|(_, removed)| !removed);
+        Ok(live.map(|(resource, _)| resource.clone()).collect())
+    }
+
+    async fn put(&self, resource: Resource, expected: Option<u64>) -> Result<Put, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let same = |it: &Resource| it.kind == resource.kind && it.id == resource.id;
+        let current = inner
+            .resources
+            .iter()
+            .find(|(it, removed)| same(it) && !removed)
+            .map(|(it, _)| it.version);
+        let exists = inner.resources.iter().any(|(it, _)| same(it));
+        if current != expected || (expected.is_none() && exists) {
+            return Ok(Put::Conflict { current });
+        }
+        if inner.resources.iter().any(|(it, removed)| {
+            !removed
+                && !same(it)
+                && it.kind == resource.kind
+                && it.tenant == resource.tenant
+                && it.name == resource.name
+        }) {
+            return Ok(Put::NameTaken);
+        }
+        let version = expected.map_or(1, |version| version + 1);
+        if let Some((it, _)) = inner.resources.iter_mut().find(|(it, _)| same(it)) {
+            *it = Resource {
+                version,
+                created_at: it.created_at,
+                updated_at: now,
+                ..resource
+            };
+        } else {
+            let created = Resource {
+                version,
+                created_at: now,
+                updated_at: now,
+                ..resource
+            };
+            inner.resources.push((created, false));
+        }
+        Ok(Put::Stored(version))
+    }
+
+    async fn remove(&self, kind: ResourceKind, id: u128) -> Result<bool, StoreError> {
+        let mut inner = self.open()?;
+        let found = inner
+            .resources
+            .iter_mut()
+            .find(|(it, removed)| it.kind == kind && it.id == id && !removed);
+        Ok(found.is_some_and(|(_, removed)| {
+            *removed = true;
+            true
+        }))
+    }
+
+    async fn removed(
+        &self,
+        kind: ResourceKind,
+    ) -> Result<Vec<(u128, Option<TenantId>)>, StoreError> {
+        let inner = self.open()?;
+        let removed = inner
+            .resources
+            .iter()
+            .filter(|(it, removed)| it.kind == kind && *removed);
+        Ok(removed.map(|(it, _)| (it.id, it.tenant)).collect())
+    }
+}
