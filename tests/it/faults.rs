@@ -283,7 +283,9 @@ impl SmallDisk {
         match mount.output() {
             Ok(output) if output.status.success() => Some(Self(directory)),
             refused => {
-                note(&format!("NOT TESTED: a full disk. Mounting a tmpfs needs root: {refused:?}"));
+                note(&format!(
+                    "NOT TESTED: a full disk. Mounting a tmpfs needs root: {refused:?}"
+                ));
                 None
             }
         }
