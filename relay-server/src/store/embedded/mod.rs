@@ -14,6 +14,8 @@ mod projection;
 
 mod settings;
 
+mod settings_only;
+
 mod core;
 
 mod open;
@@ -108,6 +110,11 @@ fn stop(core: &Core, threads: &Mutex<Vec<JoinHandle<()>>>) {
     }
     core.projection.close_readers();
     core.space.give_back();
+    // Only now may another relay open it.
+    core.lock
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
 }
 
 impl Drop for Embedded {
