@@ -76,9 +76,8 @@ install_packages() {
         as_root=(sudo)
     fi
     step "Installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     "${as_root[@]}" apt-get update --quiet --quiet
-    "${as_root[@]}" apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
 }
 
 build() {
@@ -324,4 +323,4 @@ stay_up() {
     die "a part ended by itself, with exit code $status"
 }
 
-main "$@"
+main "$@"; exit
