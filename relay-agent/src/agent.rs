@@ -144,7 +144,7 @@ fn open_data(data: &DataConfig) -> Result<(AgentId, Journal, Option<File>), Fail
             format!("cannot use {}: {error}", path.display()),
         )
     };
-    std::fs::create_dir_all(path).map_err(unusable)?;
+    create_private(path).map_err(unusable)?;
     let lock = lock(path)?;
     let instance = read_instance(path).map_err(unusable)?;
     let journal = match journal {
@@ -152,6 +152,14 @@ fn open_data(data: &DataConfig) -> Result<(AgentId, Journal, Option<File>), Fail
         false => Journal::in_memory(),
     };
     Ok((instance, journal, Some(lock)))
+}
+
+/// Makes a directory that is for this user only: the journal holds the start of responses.
+fn create_private(directory: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory)
 }
 
 fn lock(directory: &Path) -> Result<File, Failure> {
@@ -232,5 +240,11 @@ mod data_tests {
         let (second, _journal, _lock) = open_data(&data).unwrap();
         assert_eq!(first, second);
         assert_ne!(first, new_instance());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let metadata = std::fs::metadata(directory.path().join("deep/er")).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
+        }
     }
 }

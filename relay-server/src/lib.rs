@@ -1,8 +1,17 @@
 //! The relay: accepts providers' webhooks, makes them durable, and hands them to agents.
 //!
-//! The modules stand in the order of the journey of an event. `docs/ARCHITECTURE.md` is the map.
+//! The modules stand in the order of the journey: from the command line to a relay that serves, then
+//! what an event passes, then what all of it stands on. `docs/ARCHITECTURE.md` is the map.
+
+pub mod args;
+
+pub mod command;
 
 pub mod config;
+
+pub mod serve;
+
+pub mod relay;
 
 pub mod listener;
 
@@ -24,17 +33,11 @@ pub mod tenancy;
 
 pub mod api;
 
-pub mod relay;
-
 pub mod problem;
 
 pub mod telemetry;
 
 pub mod shutdown;
-
-pub mod args;
-
-pub mod command;
 
 pub mod clock;
 

@@ -1,6 +1,6 @@
 //! The command `serve`: everything from a configuration to exit.
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tracing::{info, warn};
@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     relay::{Relay, Stores},
     shutdown::Signals,
-    store::{Due, Embedded, EmbeddedConfig},
+    store::{Due, Embedded, EmbeddedConfig, Settings, StoreError},
     telemetry,
     tenancy::SecretKey,
 };
@@ -30,7 +30,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::take().context("cannot handle signals")?;
 
     let key_file = config.key_file();
-    let key = SecretKey::load(&key_file)?;
+    let key = SecretKey::read(&key_file)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = open_stores(config, &clock).await?;
     let events = Arc::clone(&stores.events);
@@ -49,7 +49,10 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
             events.close().await;
         }
     }
-    anyhow::ensure!(!failed, "a vital part of the relay failed; the log says which");
+    anyhow::ensure!(
+        !failed,
+        "a vital part of the relay failed; the log says which"
+    );
     Ok(())
 }
 
@@ -64,16 +67,41 @@ async fn open_stores(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<
     let (clock, marks) = (Arc::clone(clock), Arc::clone(&due));
     let opened = tokio::task::spawn_blocking(move || Embedded::open(embedded, clock, marks));
     let store = opened.await.context("opening the store panicked")?;
-    let store = store.with_context(|| format!("cannot open the store in {}", config.data_dir.display()))?;
-    Ok(Stores { events: store.clone(), queries: store.clone(), settings: store, due })
+    let store =
+        store.with_context(|| format!("cannot open the store in {}", config.data_dir.display()))?;
+    Ok(Stores {
+        events: store.clone(),
+        queries: store.clone(),
+        settings: store,
+        due,
+    })
 }
 
 /// Tells people and scripts where the relay listens: two lines on standard output.
 fn announce(relay: &Relay, config: &Config) {
-    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    let scheme = if config.tls_cert.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let (public, admin) = (relay.public_addr(), relay.admin_addr());
     info!(%public, %admin, url = relay.public_url(), "the relay is listening");
     // Nobody may be reading; the relay serves all the same.
-    let _ = writeln!(std::io::stdout(), "public {scheme}://{public}\nadmin http://{admin}");
+    let _ = writeln!(
+        std::io::stdout(),
+        "public {scheme}://{public}\nadmin http://{admin}"
+    );
     let _ = std::io::stdout().flush();
+}
+
+/// Opens the settings alone, for `init`. Nothing else may have the data directory open.
+///
+/// # Errors
+///
+/// The database cannot be opened.
+pub async fn open_settings(data_dir: PathBuf) -> Result<Arc<dyn Settings>, StoreError> {
+    let open = move || Embedded::open_settings(&data_dir, Arc::new(SystemClock));
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    opened.map_err(|error| StoreError::Unavailable(error.to_string()))
 }

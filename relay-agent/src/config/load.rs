@@ -1,5 +1,7 @@
 //! Flags, environment and file become one [`Config`].
 
+mod token;
+
 use std::{
     ffi::OsString,
     fmt::Display,
@@ -11,7 +13,7 @@ use std::{
 
 use super::{
     CONCURRENCY_DEFAULT, CONCURRENCY_MAX, Config, DataConfig, FileConfig, ForwardConfig,
-    GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT, Token,
+    GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT,
     WINDOW_BYTES_DEFAULT, parse_duration, value::TOKEN_BYTES_MAX,
 };
 use crate::{
@@ -304,65 +306,13 @@ fn link(
         .host_name()
         .unwrap_or_else(|| "agent".to_owned());
     let name = origins.pick("name", args.name.clone(), file.name.clone(), name);
-    let (token, origin) = token(args, file, environment)?;
+    let (token, origin) = token::find(args, file, environment)?;
     origins.0.push(("token", "***".to_owned(), origin));
     Ok(LinkConfig {
         server,
         token,
         name,
     })
-}
-
-fn token(
-    args: &LinkArgs,
-    file: &FileConfig,
-    environment: &impl Environment,
-) -> Result<(Token, &'static str), Failure> {
-    let credential = environment
-        .variable("CREDENTIALS_DIRECTORY")
-        .map(|directory| Path::new(&directory).join("token"))
-        .filter(|path| path.exists());
-    let (text, origin) = if args.token_stdin {
-        let text = environment.standard_input().map_err(|error| {
-            Failure::new(
-                Code::TokenMissing,
-                format!("cannot read the token from the standard input: {error}"),
-            )
-        })?;
-        (text, "standard input")
-    } else if let Some(path) = &args.token_file {
-        (read_token(path)?, "token file (flag or environment)")
-    } else if let Some(text) = environment.variable("HOOKFERRY_TOKEN") {
-        (text.to_string_lossy().into_owned(), "environment")
-    } else if let Some(path) = &credential {
-        (read_token(path)?, "credential")
-    } else if let Some(path) = &file.token_file {
-        (read_token(path)?, "token file (file)")
-    } else {
-        return Err(Failure::new(Code::TokenMissing, "no agent token was given"));
-    };
-    match Token::parse(&text) {
-        Ok(token) => Ok((token, origin)),
-        Err(wrong) => Err(Failure::new(
-            Code::TokenMissing,
-            format!("{origin}: {wrong}"),
-        )),
-    }
-}
-
-fn read_token(path: &Path) -> Result<String, Failure> {
-    let cannot = |error| {
-        Failure::new(
-            Code::TokenMissing,
-            format!("cannot read the token file {}: {error}", path.display()),
-        )
-    };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(cannot)?;
-    file.take(TOKEN_BYTES_MAX as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(cannot)?;
-    Ok(text)
 }
 
 fn ca_file(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Option<PathBuf> {

@@ -81,7 +81,8 @@ impl JournalFile {
             path,
             file: Arc::new(file),
             length,
-            length_after_copy: length,
+            // Unknown after a restart: a long file is copied at the first chance.
+            length_after_copy: 0,
             pending: Vec::new(),
             sync: start_syncing()?,
         };

@@ -26,6 +26,7 @@ pub mod memory;
 pub mod conformance;
 
 pub use due::Due;
+pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::StoreError;
 pub use events::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,

@@ -234,6 +234,27 @@ async fn work_outlives_the_link_it_came_over() {
     assert_eq!((result, said_bye), (Ok(()), true));
 }
 
+/// Takes as long as an unanswered heartbeat may: three seconds.
+#[tokio::test]
+async fn a_link_that_went_deaf_is_replaced() {
+    let (relay, mut service) = (Relay::start().await, Service::held(200).await);
+    let agent = Running::start(ci(&relay, &service)).await;
+    let mut deaf = relay.accept().await;
+    deaf.welcome().await;
+    deaf.offer(sample::offer(1, 1)).await;
+    service.next().await;
+
+    // Nobody reads the first connection any more, and it is not closed either.
+    let mut link = relay.accept().await;
+    assert_eq!(link.welcome().await.holding.len(), 1);
+    service.answer(1);
+    let receipt = link.receipt().await;
+    link.confirm(&receipt).await;
+    assert!(!deaf.end().await, "said Bye for what it still held");
+    let (result, said_bye) = tokio::join!(agent.end(), link.end());
+    assert_eq!((result, said_bye), (Ok(()), true));
+}
+
 #[tokio::test]
 async fn outcomes_survive_a_restart() {
     let (relay, service) = (Relay::start().await, Service::start(200).await);

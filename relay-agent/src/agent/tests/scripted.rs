@@ -1,6 +1,10 @@
 //! A relay that does what a test says, and a service that answers what a test says.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -31,6 +35,9 @@ use tokio_tungstenite::{
 
 /// The token every test uses.
 pub(super) const TOKEN: &str = "hf_agent_test";
+
+/// Often enough that a test of silence is short.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A relay that has one connection at a time.
 pub(super) struct Relay {
@@ -70,7 +77,7 @@ impl Relay {
         };
         let stream = accept_hdr_async(stream, check).await.unwrap();
         let config = RelayConfig {
-            heartbeat: limits::HEARTBEAT_INTERVAL,
+            heartbeat: HEARTBEAT,
             silence_max: limits::SILENCE_MAX,
         };
         Connection {
@@ -175,7 +182,7 @@ impl Connection {
         let welcome = Welcome {
             version: limits::VERSION,
             session: SessionId::from_u128(1),
-            heartbeat_ms: 15_000,
+            heartbeat_ms: HEARTBEAT.as_millis() as u64,
             silence_ms: 45_000,
             chunk_bytes_max: limits::CHUNK_BYTES_MAX as u64,
             destinations: served

@@ -1,0 +1,151 @@
+//! What is taken, what waits, what is dropped.
+
+use super::{sample::offer, *};
+
+const LINK: LinkId = LinkId(1);
+const OTHER: LinkId = LinkId(2);
+
+fn inbox(concurrency: u32) -> Inbox {
+    let mut inbox = Inbox::default();
+    inbox.serve(
+        "ci",
+        &Lane {
+            target: "http://127.0.0.1:1/hook".parse().unwrap(),
+            concurrency,
+            timeout: Duration::from_secs(30),
+            window_bytes: 1 << 20,
+        },
+    );
+    inbox
+}
+
+fn started(admission: Admission) -> Box<Attempt> {
+    match admission {
+        Admission::Start(attempt) => attempt,
+        other => panic!("not started: {other:?}"),
+    }
+}
+
+/// Tells the inbox of a call, as the driver does, and ends it.
+fn finish(inbox: &mut Inbox, number: u128) -> (InHand, Option<Box<Attempt>>) {
+    let call = tokio::spawn(async {}).abort_handle();
+    inbox.running(id(number), call.clone());
+    inbox.finished(id(number), call.id()).unwrap()
+}
+
+fn id(number: u128) -> DeliveryId {
+    DeliveryId::from_u128(number)
+}
+
+#[tokio::test]
+async fn no_more_than_the_concurrency_run_and_the_rest_keeps_its_order() {
+    let mut inbox = inbox(2);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    started(inbox.admit(offer(2, 1).into(), LINK));
+    for number in 3..=4 {
+        assert!(matches!(
+            inbox.admit(offer(number, 1).into(), LINK),
+            Admission::Waits
+        ));
+    }
+    let (done, next) = finish(&mut inbox, 2);
+    assert_eq!(done.held.delivery, id(2));
+    assert_eq!(next.unwrap().offer.delivery, id(3));
+    assert_eq!(finish(&mut inbox, 1).1.unwrap().offer.delivery, id(4));
+    assert!(finish(&mut inbox, 3).1.is_none());
+    assert!(finish(&mut inbox, 4).1.is_none());
+    assert!(inbox.is_empty());
+}
+
+#[tokio::test]
+async fn repeated_offer_adopts_the_newer_lease_and_calls_nobody() {
+    let mut inbox = inbox(1);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    let Admission::Adopted { older, link } = inbox.admit(offer(1, 2).into(), OTHER) else {
+        panic!("called twice");
+    };
+    assert_eq!((older.attempt, link), (1, LINK));
+    let done = finish(&mut inbox, 1).0;
+    assert_eq!((done.held.attempt, done.link), (2, OTHER));
+    assert_eq!(done.held.lease, offer(1, 2).lease);
+}
+
+#[tokio::test]
+async fn time_out_is_the_smaller_one() {
+    let mut inbox = inbox(1);
+    inbox.limit_timeout("ci", Duration::from_secs(5));
+    let attempt = started(inbox.admit(offer(1, 1).into(), LINK));
+    assert_eq!(attempt.timeout, Duration::from_secs(5));
+    finish(&mut inbox, 1);
+    inbox.limit_timeout("ci", Duration::from_secs(500));
+    let attempt = started(inbox.admit(offer(2, 1).into(), LINK));
+    assert_eq!(attempt.timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn unknown_destination_is_unserved() {
+    let mut strange = offer(1, 1);
+    strange.destination = "elsewhere".to_owned();
+    assert!(matches!(
+        inbox(1).admit(strange.into(), LINK),
+        Admission::Unserved(_)
+    ));
+}
+
+#[tokio::test]
+async fn cancel_takes_what_waits_and_leaves_what_runs() {
+    let mut inbox = inbox(1);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    inbox.admit(offer(2, 1).into(), LINK);
+    let cancel = |number| Cancel {
+        delivery: id(number),
+        lease: offer(number, 1).lease,
+        reason: String::new(),
+    };
+    assert_eq!(
+        inbox.cancel(&cancel(1)).map(|(_, held)| held.delivery),
+        None
+    );
+    assert_eq!(
+        inbox.cancel(&cancel(2)).map(|(_, held)| held.delivery),
+        Some(id(2))
+    );
+    assert!(finish(&mut inbox, 1).1.is_none());
+}
+
+#[test]
+fn body_that_can_never_be_complete_ends_its_delivery() {
+    let mut inbox = inbox(1);
+    let large = |attempt| {
+        let mut offer = offer(1, attempt);
+        offer.body_bytes = 10;
+        offer.body = Bytes::from_static(b"start");
+        Box::new(offer)
+    };
+    started(inbox.admit(large(1), LINK));
+    assert_eq!(inbox.complete().count(), 0);
+    inbox.link_lost(OTHER);
+    assert!(!inbox.is_empty());
+    inbox.link_lost(LINK);
+    assert!(inbox.is_empty());
+
+    // Offered again while it arrives: the first call is given up, the second starts afresh.
+    started(inbox.admit(large(2), LINK));
+    started(inbox.admit(large(3), OTHER));
+    inbox.body(id(1), LINK, Bytes::from_static(b"stray"));
+    assert_eq!(inbox.complete().count(), 0);
+    inbox.body(id(1), OTHER, Bytes::from_static(b" rest"));
+    assert_eq!(inbox.complete().count(), 1);
+}
+
+#[test]
+fn draining_takes_back_what_has_not_begun() {
+    let mut inbox = inbox(1);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    inbox.admit(offer(2, 1).into(), LINK);
+    let waiting = inbox.take_waiting();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].held.delivery, id(2));
+    assert_eq!(inbox.abandon().len(), 1);
+    assert!(inbox.is_empty());
+}
