@@ -9,6 +9,8 @@
 //! - [`refusal`]: why a request was refused, in words;
 //! - [`vectors`], [`debugger`] and [`command`]: the same from the command line.
 
+mod spec;
+
 pub mod rule;
 
 pub mod preset;

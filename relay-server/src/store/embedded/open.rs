@@ -192,7 +192,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 }
 
 /// Makes a directory that only its owner can read.
-fn make_dir(path: &Path) -> Result<(), OpenError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -207,7 +207,7 @@ fn sync_dir(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes sure that only the owner can read a file that somebody else will open.
-fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
+pub(super) fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
     OpenOptions::new()
         .create(true)
         .append(true)
@@ -217,7 +217,7 @@ fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(path.to_owned())
 }
 
-fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
+pub(super) fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("lock");
     let file = OpenOptions::new()
         .create(true)

@@ -18,6 +18,12 @@ pub(crate) mod intake;
 
 pub(crate) mod writer;
 
+#[cfg(test)]
+pub(crate) mod sim;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     io,
