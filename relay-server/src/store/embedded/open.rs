@@ -121,7 +121,10 @@ impl Embedded {
             .segment_bytes
             .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let recovered = recovery::recover(&fs, segment_bytes)?;
-        let (projector, damages) = catch_up(&config.data_dir.join("projection.db"), &recovered)?;
+        let (projector, damages) = catch_up(
+            &secret_file(&config.data_dir.join("projection.db"))?,
+            &recovered,
+        )?;
         let shared = projector.shared();
         let segment = recovered.segments.last().cloned();
         let segment = segment.ok_or_else(|| OpenError::Journal("no segment".to_owned()))?;

@@ -196,7 +196,7 @@ impl JournalFs for SimFs {
 }
 
 impl JournalFile for Handle {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         let disk = self.fs.disk();
         let file = disk.files.get(&self.number).ok_or_else(failure)?;
         Ok(file.current.len() as u64)

@@ -9,7 +9,7 @@ use super::{Embedded, EmbeddedConfig, config};
 use crate::{
     lifecycle::{DeliveryState, Event, Verdict},
     store::{
-        Appended, DeliveryFilter, Events, Queries, Settled, StoreError,
+        Appended, DeliveryFilter, Events, Settled, StoreError,
         conformance::{Backend, QUEUE, Stage, TENANT},
         embedded::{OpenError, journal::sim::SimFs},
     },
@@ -73,10 +73,8 @@ async fn act(stage: &mut Stage, ledger: &mut Ledger, step: u8) {
         let provider_id = format!("evt-{}", ledger.accepted.len());
         let new = stage.event(Some(&provider_id));
         let kept = (new.event.clone(), new.deliveries[0].id);
-        if let Ok(appended) = stage.store.events.append(new).await {
-            if appended == Appended::New {
-                ledger.accepted.insert(kept.0.id, kept);
-            }
+        if stage.store.events.append(new).await == Ok(Appended::New) {
+            ledger.accepted.insert(kept.0.id, kept);
         }
     }
 }
