@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// A rule as users write it in a source's settings, in JSON or TOML. Which fields count depends on
-/// `kind`; [`Rule::compile`] says what is missing.
+/// `kind`; [`super::Rule::compile`] says what is missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {

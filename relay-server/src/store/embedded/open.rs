@@ -135,11 +135,7 @@ impl Embedded {
             event_bytes: config.event_bytes_max,
         };
         let durable = recovered.next_seq - 1;
-        let mut desks = Desks::new(limits, rand::random(), durable);
-        for (key, last) in shared.read_blocking(queries::backlogs)? {
-            desks.backlog(key, last);
-            due.mark([key]);
-        }
+        let desks = backlogged(Desks::new(limits, rand::random(), durable), &shared, &due)?;
         let core = Arc::new(Core {
             intake: Arc::default(),
             space: Space::new(
@@ -207,6 +203,15 @@ fn sync_dir(path: &Path) -> Result<(), OpenError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(at(path))
+}
+
+/// Tells desks and dispatcher which destinations have something waiting from before.
+fn backlogged(mut desks: Desks, projection: &Projection, due: &Due) -> Result<Desks, OpenError> {
+    for (key, last) in projection.read_blocking(queries::backlogs)? {
+        desks.backlog(key, last);
+        due.mark([key]);
+    }
+    Ok(desks)
 }
 
 /// Makes sure that only the owner can read a file that somebody else will open.
