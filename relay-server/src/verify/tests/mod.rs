@@ -3,6 +3,7 @@
 use protocol::frame::Headers;
 
 mod cost;
+mod debugging;
 mod documents;
 mod handshakes;
 mod properties;
