@@ -153,9 +153,8 @@ show_log() { sed 's/^/    /' "$work/$1.log" >&2; }
 # -- Relay --------------------------------------------------------------------------------------------
 
 start_relay() {
-    "$bin/relay-server" init --data-dir "$work/data" --output json >"$work/init.json"
-    json_field token <"$work/init.json" >"$work/operator.token"
-    chmod 600 "$work/operator.token"
+    "$bin/relay-server" init --config "$work/server.toml" --data-dir "$work/data" \
+        --token-file "$work/operator.token" 2>"$work/init.log" || { show_log init && die 'init failed'; }
 
     # The usual ports, or any that are free.
     if ! try_relay 127.0.0.1:8080 127.0.0.1:9090 && ! try_relay 127.0.0.1:0 127.0.0.1:0; then
@@ -166,7 +165,7 @@ start_relay() {
 }
 
 try_relay() {
-    start relay "$bin/relay-server" serve --data-dir "$work/data" --listen "$1" --admin-listen "$2"
+    start relay "$bin/relay-server" serve --config "$work/server.toml" --listen "$1" --admin-listen "$2"
     relay_pid=$pid
     wait_for 30 "$relay_pid" relay_has_urls && return
     unset 'pids[-1]'
@@ -176,8 +175,8 @@ try_relay() {
 }
 
 relay_has_urls() {
-    public_url=$(sed -n 's/^public URL *:\{0,1\} *//p' "$work/relay.out")
-    admin_url=$(sed -n 's/^admin URL *:\{0,1\} *//p' "$work/relay.out")
+    public_url=$(sed -n 's/^public //p' "$work/relay.out")
+    admin_url=$(sed -n 's/^admin //p' "$work/relay.out")
     [ -n "$public_url" ] && [ -n "$admin_url" ]
 }
 
@@ -195,9 +194,8 @@ configure_relay() {
     admin destination create billing --tenant demo >/dev/null
     admin route create --tenant demo --source stripe --destination billing >/dev/null
     admin route create --tenant demo --source try --destination billing >/dev/null
-    admin token create agent --tenant demo --kind agent --scope connect --scope listen >"$work/token.json"
-    json_field token <"$work/token.json" >"$work/agent.token"
-    chmod 600 "$work/agent.token"
+    admin token create agent --tenant demo --kind agent --scope connect --scope listen \
+        --write-to "$work/agent.token" >/dev/null
     source_url=$(json_field url <"$work/source.json")
     try_url=$(json_field url <"$work/try.json")
     say '    source stripe (checks Stripe signatures) -> destination billing' \
@@ -276,9 +274,15 @@ is_delivered() {
 }
 
 show_attempts() {
+    local delivery
+    delivery=$(json_field id <"$work/deliveries.json")
     say '    the relay says:'
-    "$bin/relay-server" deliveries list --tenant demo --event "$event" \
-        --server "$admin_url" --token-file "$work/operator.token" | sed 's/^/        /'
+    show deliveries list --tenant demo --event "$event"
+    show deliveries attempts "$delivery" --tenant demo
+}
+
+show() {
+    "$bin/relay-server" "$@" --server "$admin_url" --token-file "$work/operator.token" | sed 's/^/        /'
 }
 
 # -- Staying up ---------------------------------------------------------------------------------------

@@ -329,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn documentation_lists_every_code() {
+        let documentation = include_str!("../../docs/OPERATIONS.md");
+        let (_, listed) = documentation.split_once("## Errors of the agent").unwrap();
+        for entry in ENTRIES {
+            let end = match entry.exit {
+                _ if entry.name.starts_with("E-TARGET-") => "a failed attempt".to_owned(),
+                Exit::Unreachable => "keeps trying".to_owned(),
+                exit => exit.code().to_string(),
+            };
+            let row = format!("| `{}` | {end} |", entry.name);
+            assert!(listed.contains(&row), "OPERATIONS.md lacks {row}");
+        }
+    }
+
+    #[test]
     fn misspelt_code_gets_a_suggestion() {
         let answer = explain("E-TOKEN-REJECT").unwrap_err();
         assert!(

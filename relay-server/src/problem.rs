@@ -111,7 +111,7 @@ codes! {
         "Send it again after a moment; another instance answers, or this one when it is back.";
     /// What was stored is not what was written.
     Damaged = "E-DAMAGED", INTERNAL_SERVER_ERROR, "Stored data is damaged",
-        "The event is quarantined and is never delivered altered. Check the disk, then run `relay-server verify`.";
+        "The event is quarantined and is never delivered altered. Check the disk and the relay's log; `relay-server deliveries list --state quarantined` shows what is affected.";
     /// A defect of the relay.
     Internal = "E-INTERNAL", INTERNAL_SERVER_ERROR, "The relay made a mistake",
         "Report it with the relay's log of that moment; the request can be repeated.";
@@ -318,6 +318,16 @@ mod tests {
         }
         assert!("E-NONSENSE".parse::<Code>().is_err());
         assert!("".parse::<Code>().is_err());
+    }
+
+    #[test]
+    fn the_documentation_lists_every_code() {
+        let documentation = include_str!("../../docs/OPERATIONS.md");
+        for code in Code::ALL {
+            let status = code.status().as_u16();
+            let row = format!("| `{code}` | {status} | {} |", code.title());
+            assert!(documentation.contains(&row), "OPERATIONS.md lacks {row}");
+        }
     }
 
     #[test]

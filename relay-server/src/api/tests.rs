@@ -1,1 +1,889 @@
+use std::{collections::HashSet, sync::Arc};
 
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use protocol::{
+    frame::Headers,
+    id::{DeliveryId, EventId, SourceId, TenantId},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::{
+    clock::{ManualClock, Timestamp},
+    ids,
+    lifecycle::{Event, Verification},
+    store::{Due, NewDelivery, NewEvent, memory::Memory},
+    tenancy::{SecretKey, TenancyConfig, create_operator_token},
+};
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+struct Api {
+    router: Router,
+    store: Arc<Memory>,
+    operator: String,
+}
+
+/// A tenant with one of everything.
+struct Customer {
+    token: String,
+    tenant: String,
+    source: String,
+    destination: String,
+    route: String,
+    token_id: String,
+    event: String,
+    delivery: String,
+}
+
+impl Api {
+    async fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = Memory::new(clock.clone(), Arc::new(Due::default()));
+        let operator = create_operator_token(&*store, "operator", NOW)
+            .await
+            .unwrap();
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let config = TenancyConfig::default();
+        let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
+        let state = ApiState {
+            tenancy: Arc::new(tenancy.await.unwrap()),
+            events: store.clone(),
+            queries: store.clone(),
+            public_url: "https://hooks.example.com".to_owned(),
+        };
+        Self {
+            router: router(state),
+            store,
+            operator: operator.expose().to_owned(),
+        }
+    }
+
+    async fn raw(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> http::Response<Vec<u8>> {
+        let mut request = Request::builder().method(method).uri(path);
+        if !token.is_empty() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        http::Response::from_parts(parts, body.to_vec())
+    }
+
+    async fn call(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let response = self
+            .raw(token, method, &format!("/api/v1{path}"), &text)
+            .await;
+        let value = serde_json::from_slice(response.body()).unwrap_or_default();
+        (response.status(), value)
+    }
+
+    #[track_caller]
+    fn expect(answer: (StatusCode, Value), status: u16) -> Value {
+        assert_eq!(answer.0, status, "{}", answer.1);
+        answer.1
+    }
+
+    async fn get(&self, token: &str, path: &str) -> Value {
+        Self::expect(self.call(token, Method::GET, path, Value::Null).await, 200)
+    }
+
+    async fn create(&self, token: &str, path: &str, body: Value) -> Value {
+        Self::expect(self.call(token, Method::POST, path, body).await, 201)
+    }
+
+    async fn refuses(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Value,
+        status: u16,
+        code: &str,
+    ) -> Value {
+        let answer = self.call(token, method, path, body).await;
+        assert_eq!(
+            (answer.0.as_u16(), text(&answer.1, "code")),
+            (status, code.to_owned()),
+            "{path}: {}",
+            answer.1
+        );
+        answer.1
+    }
+
+    async fn customer(&self, name: &str) -> Customer {
+        let operator = &self.operator;
+        let tenant = self
+            .create(operator, "/tenants", json!({ "name": name }))
+            .await;
+        let path = format!("/tokens?tenant={name}");
+        let token = self
+            .create(operator, &path, json!({ "name": "api", "kind": "api" }))
+            .await;
+        let secret = text(&token, "token");
+        let source =
+            json!({ "name": "stripe", "preset": "stripe", "secret": format!("whsec_of_{name}") });
+        let source = self.create(&secret, "/sources", source).await;
+        let destination = self
+            .create(&secret, "/destinations", json!({ "name": "billing" }))
+            .await;
+        let route = json!({ "source": "stripe", "destination": "billing" });
+        let route = self.create(&secret, "/routes", route).await;
+        let (event, delivery) = self
+            .accept(
+                &text(&tenant, "id"),
+                &text(&source, "id"),
+                &text(&destination, "id"),
+            )
+            .await;
+        Customer {
+            token: secret,
+            tenant: text(&tenant, "id"),
+            source: text(&source, "id"),
+            destination: text(&destination, "id"),
+            route: text(&route, "id"),
+            token_id: text(&token, "id"),
+            event,
+            delivery,
+        }
+    }
+
+    async fn accept(&self, tenant: &str, source: &str, destination: &str) -> (String, String) {
+        let delivery = NewDelivery {
+            id: DeliveryId::from_u128(ids::fresh(NOW)),
+            destination: destination.parse().unwrap(),
+        };
+        let header = |name: &'static [u8], value: &'static [u8]| {
+            (
+                bytes::Bytes::from_static(name),
+                bytes::Bytes::from_static(value),
+            )
+        };
+        let event = Event {
+            id: EventId::from_u128(ids::fresh(NOW)),
+            tenant: tenant.parse::<TenantId>().unwrap(),
+            source: source.parse::<SourceId>().unwrap(),
+            received_at: NOW,
+            method: "POST".to_owned(),
+            target: "/x?b=2&a=1".to_owned(),
+            headers: Headers(vec![header(b"X-One", b"1"), header(b"X-Two", b"\xff")]),
+            body: bytes::Bytes::from_static(b"\x00\xff<script>"),
+            verification: Verification {
+                rule: "stripe".to_owned(),
+                secret: Some(0),
+            },
+            event_type: Some("invoice.paid".to_owned()),
+            provider_id: None,
+            remote: None,
+        };
+        let id = event.id;
+        let new = NewEvent {
+            event,
+            dedupe_window: std::time::Duration::ZERO,
+            deliveries: vec![delivery],
+        };
+        self.store.append(new).await.unwrap();
+        (id.to_string(), delivery.id.to_string())
+    }
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn names(list: &Value) -> Vec<String> {
+    list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| text(row, "name"))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_resource_is_created_listed_shown_and_deleted() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+
+    assert_eq!(names(&api.get(&api.operator, "/tenants").await), ["acme"]);
+    for (kind, name, id) in [
+        ("sources", "stripe", &acme.source),
+        ("destinations", "billing", &acme.destination),
+        ("routes", "stripe-billing", &acme.route),
+        ("tokens", "api", &acme.token_id),
+    ] {
+        assert_eq!(names(&api.get(token, &format!("/{kind}")).await), [name]);
+        let by_operator = format!("/{kind}?tenant=acme");
+        assert_eq!(names(&api.get(&api.operator, &by_operator).await), [name]);
+        let by_name = api.get(token, &format!("/{kind}/{name}")).await;
+        assert_eq!(by_name, api.get(token, &format!("/{kind}/{id}")).await);
+        assert_eq!(text(&by_name, "id"), **id);
+    }
+    let busy = api
+        .call(&api.operator, Method::DELETE, "/tenants/acme", Value::Null)
+        .await;
+    assert_eq!(text(&Api::expect(busy, 409), "code"), "E-CONFLICT");
+    for path in [
+        "/routes/stripe-billing",
+        "/sources/stripe",
+        "/destinations/billing",
+    ] {
+        let deleted = api.call(token, Method::DELETE, path, Value::Null).await;
+        Api::expect(deleted, 204);
+        api.refuses(token, Method::GET, path, Value::Null, 404, "E-NOT-FOUND")
+            .await;
+    }
+    Api::expect(
+        api.call(&api.operator, Method::DELETE, "/tenants/acme", Value::Null)
+            .await,
+        204,
+    );
+    api.refuses(
+        token,
+        Method::GET,
+        "/sources",
+        Value::Null,
+        401,
+        "E-UNAUTHORISED",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn sources_show_no_secret_and_change_field_by_field() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let path = "/sources/stripe";
+
+    let source = api.get(&acme.token, path).await;
+    assert!(text(&source, "url").starts_with("https://hooks.example.com/in/"));
+    assert!(!source.to_string().contains("whsec_of_acme"));
+    assert!(!source.to_string().contains("v1:"), "no ciphertext either");
+
+    let change =
+        json!({ "rate_per_second": 5, "ip_allow": ["192.0.2.0/24"], "dedupe": { "window_s": 60 } });
+    let changed = Api::expect(
+        api.call(&acme.token, Method::PATCH, path, change).await,
+        200,
+    );
+    assert_eq!(changed["rate_per_second"], 5);
+    assert_eq!(
+        changed["dedupe"],
+        json!({ "window_s": 60, "body_hash": false, "header": null })
+    );
+    assert_eq!(changed["version"], 2);
+    let change = json!({ "rate_per_second": null, "version": 2 });
+    let changed = Api::expect(
+        api.call(&acme.token, Method::PATCH, path, change).await,
+        200,
+    );
+    assert_eq!(changed["rate_per_second"], Value::Null);
+    assert_eq!(changed["ip_allow"], json!(["192.0.2.0/24"]));
+    let stale = json!({ "enabled": false, "version": 2 });
+    api.refuses(&acme.token, Method::PATCH, path, stale, 409, "E-CONFLICT")
+        .await;
+
+    let rotate = format!("{path}/rotate-secret");
+    let body = json!({ "secret": "whsec_new" });
+    let rotated = Api::expect(
+        api.call(&acme.token, Method::POST, &rotate, body).await,
+        200,
+    );
+    assert_eq!(rotated["secrets"].as_array().unwrap().len(), 2);
+    let body = json!({ "secret": "whsec_newer", "drop_old": true });
+    let rotated = Api::expect(
+        api.call(&acme.token, Method::POST, &rotate, body).await,
+        200,
+    );
+    assert_eq!(rotated["secrets"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_and_never_repeated() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let long = "x".repeat(65);
+    for (path, body, status, code, part) in [
+        (
+            "/sources",
+            json!({ "name": "a" }),
+            422,
+            "E-INVALID",
+            "preset `none`",
+        ),
+        (
+            "/sources",
+            json!({ "name": "a", "preset": "stripe" }),
+            422,
+            "E-INVALID",
+            "secret",
+        ),
+        (
+            "/sources",
+            json!({ "name": "a", "preset": "stripe", "secret": " " }),
+            422,
+            "E-INVALID",
+            "blank",
+        ),
+        (
+            "/sources",
+            json!({ "name": "a", "preset": "stirpe", "secret": "x" }),
+            422,
+            "E-INVALID",
+            "did you mean `stripe`",
+        ),
+        (
+            "/sources",
+            json!({ "name": "A b", "preset": "none" }),
+            422,
+            "E-INVALID",
+            "name",
+        ),
+        (
+            "/sources",
+            json!({ "name": long, "preset": "none" }),
+            422,
+            "E-INVALID",
+            "name",
+        ),
+        (
+            "/sources",
+            json!({ "name": "stripe", "preset": "none" }),
+            409,
+            "E-NAME-TAKEN",
+            "stripe",
+        ),
+        (
+            "/sources",
+            json!({ "name": "a", "preset": "none", "ip_allow": ["x"] }),
+            422,
+            "E-INVALID",
+            "ip_allow",
+        ),
+        (
+            "/sources",
+            json!({ "name": "a", "preset": "none", "secrt": "s" }),
+            400,
+            "E-REQUEST",
+            "unknown field `secrt`",
+        ),
+        (
+            "/sources",
+            json!({ "preset": "none" }),
+            400,
+            "E-REQUEST",
+            "missing field `name`",
+        ),
+        (
+            "/routes",
+            json!({ "source": "nope", "destination": "billing" }),
+            422,
+            "E-INVALID",
+            "source",
+        ),
+        (
+            "/routes",
+            json!({ "source": "stripe", "destination": "nope" }),
+            422,
+            "E-INVALID",
+            "destination",
+        ),
+        (
+            "/destinations",
+            json!({ "name": "d", "timeout_ms": 0 }),
+            422,
+            "E-INVALID",
+            "timeout_ms",
+        ),
+        (
+            "/tokens",
+            json!({ "name": "t", "kind": "root" }),
+            400,
+            "E-REQUEST",
+            "kind",
+        ),
+        (
+            "/tokens",
+            json!({ "name": "t", "kind": "agent", "scopes": ["tenant"] }),
+            422,
+            "E-INVALID",
+            "scopes",
+        ),
+        (
+            "/tokens",
+            json!({ "name": "t", "kind": "api", "scopes": ["operator"] }),
+            422,
+            "E-INVALID",
+            "scopes",
+        ),
+        (
+            "/tokens",
+            json!({ "name": "t", "kind": "api", "expires_at": "soon" }),
+            400,
+            "E-REQUEST",
+            "expires_at",
+        ),
+        (
+            "/tokens",
+            json!({ "name": "t", "kind": "api", "expires_at": "2001-01-01T00:00:00Z" }),
+            422,
+            "E-INVALID",
+            "past",
+        ),
+    ] {
+        let problem = api
+            .refuses(&acme.token, Method::POST, path, body.clone(), status, code)
+            .await;
+        assert!(text(&problem, "detail").contains(part), "{body}: {problem}");
+    }
+    let canary = json!({ "name": "a", "preset": "stripe", "secret": ["canary"], "vars": "canary" });
+    let problem = api
+        .refuses(
+            &acme.token,
+            Method::POST,
+            "/sources",
+            canary,
+            400,
+            "E-REQUEST",
+        )
+        .await;
+    assert!(!problem.to_string().contains("canary"), "{problem}");
+    let huge = "x".repeat(REQUEST_BYTES_MAX + 1);
+    let response = api
+        .raw(&acme.token, Method::POST, "/api/v1/sources", &huge)
+        .await;
+    assert_eq!(response.status(), 413);
+    let response = api
+        .raw(&acme.token, Method::POST, "/api/v1/sources", "{")
+        .await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_shown_once_and_decide_everything() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let body = json!({ "name": "laptop", "kind": "agent", "scopes": ["listen"], "destinations": ["billing"] });
+    let created = api.create(&acme.token, "/tokens", body).await;
+    let agent = text(&created, "token");
+    assert!(agent.starts_with("hf_agent_"));
+    let shown = api.get(&acme.token, "/tokens/laptop").await;
+    assert_eq!(shown["scopes"], json!(["listen"]));
+    assert!(!shown.to_string().contains("hf_agent") && !shown.to_string().contains("sha256"));
+
+    api.refuses(
+        &agent,
+        Method::GET,
+        "/sources",
+        Value::Null,
+        403,
+        "E-FORBIDDEN",
+    )
+    .await;
+    api.refuses(
+        "",
+        Method::GET,
+        "/sources",
+        Value::Null,
+        401,
+        "E-UNAUTHORISED",
+    )
+    .await;
+    api.refuses(
+        "hf_api_x",
+        Method::GET,
+        "/sources",
+        Value::Null,
+        401,
+        "E-UNAUTHORISED",
+    )
+    .await;
+    api.refuses(
+        &api.operator,
+        Method::GET,
+        "/sources",
+        Value::Null,
+        400,
+        "E-TENANT-MISSING",
+    )
+    .await;
+    api.refuses(
+        &api.operator,
+        Method::GET,
+        "/sources?tenant=nope",
+        Value::Null,
+        404,
+        "E-NOT-FOUND",
+    )
+    .await;
+    api.refuses(
+        &acme.token,
+        Method::GET,
+        "/tenants",
+        Value::Null,
+        403,
+        "E-FORBIDDEN",
+    )
+    .await;
+    api.refuses(
+        &acme.token,
+        Method::POST,
+        "/tenants",
+        json!({ "name": "x" }),
+        403,
+        "E-FORBIDDEN",
+    )
+    .await;
+
+    assert_eq!(
+        names(&api.get(&api.operator, "/tokens").await),
+        ["operator"]
+    );
+    let second = json!({ "name": "second", "kind": "api", "scopes": ["operator"] });
+    let second = text(&api.create(&api.operator, "/tokens", second).await, "token");
+    Api::expect(
+        api.call(&second, Method::DELETE, "/tokens/operator", Value::Null)
+            .await,
+        204,
+    );
+    api.refuses(
+        &api.operator,
+        Method::GET,
+        "/tenants",
+        Value::Null,
+        401,
+        "E-UNAUTHORISED",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn events_are_listed_shown_downloaded_and_replayed() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+
+    for filter in [
+        "",
+        "?source=stripe",
+        "?destination=billing",
+        "?state=pending",
+        "?type=invoice.paid",
+        "?since=2023-11-14T00:00:00Z",
+        "?tenant=acme",
+    ] {
+        let list = api.get(token, &format!("/events{filter}")).await;
+        assert_eq!(list["data"].as_array().unwrap().len(), 1, "{filter}");
+        assert_eq!(list["data"][0]["deliveries"][0]["state"], "pending");
+        assert_eq!(list["has_more"], false);
+    }
+    for filter in [
+        "?state=dead",
+        "?unrouted=true",
+        "?until=2001-01-01T00:00:00Z",
+        "?type=x",
+    ] {
+        let list = api.get(token, &format!("/events{filter}")).await;
+        assert_eq!(list["data"], json!([]), "{filter}");
+    }
+    for filter in [
+        "?limit=0",
+        "?limit=251",
+        "?limit=x",
+        "?state=x",
+        "?since=x",
+        "?nonsense=1",
+    ] {
+        api.refuses(
+            token,
+            Method::GET,
+            &format!("/events{filter}"),
+            Value::Null,
+            400,
+            "E-REQUEST",
+        )
+        .await;
+    }
+
+    let event = api.get(token, &format!("/events/{}", acme.event)).await;
+    assert_eq!(event["target"], "/x?b=2&a=1");
+    assert_eq!(event["received_at"], "2023-11-14T22:13:20.000Z");
+    assert_eq!(
+        event["headers"],
+        json!([
+            { "name": "X-One", "value": "1" },
+            { "name": "X-Two", "value_base64": "/w==" },
+        ])
+    );
+    let path = format!("/api/v1/events/{}/body", acme.event);
+    let body = api.raw(token, Method::GET, &path, "").await;
+    assert_eq!(body.body(), b"\x00\xff<script>");
+    assert_eq!(body.headers()["content-type"], "application/octet-stream");
+    assert_eq!(body.headers()["x-content-type-options"], "nosniff");
+    assert!(
+        body.headers()["content-disposition"]
+            .to_str()
+            .unwrap()
+            .starts_with("attachment")
+    );
+
+    let replay = format!("/events/{}/replay", acme.event);
+    let replayed = Api::expect(
+        api.call(token, Method::POST, &replay, Value::Null).await,
+        202,
+    );
+    assert_eq!(replayed["data"][0]["destination_name"], "billing");
+    let deliveries = api
+        .get(
+            token,
+            &format!("/deliveries?event={}&destination=billing", acme.event),
+        )
+        .await;
+    assert_eq!(deliveries["data"].as_array().unwrap().len(), 2);
+    let elsewhere = json!({ "destination": "nope" });
+    api.refuses(token, Method::POST, &replay, elsewhere, 404, "E-NOT-FOUND")
+        .await;
+
+    let attempts = format!("/deliveries/{}/attempts", acme.delivery);
+    assert_eq!(api.get(token, &attempts).await["data"], json!([]));
+    let cancel = format!("/deliveries/{}/cancel", acme.delivery);
+    Api::expect(
+        api.call(token, Method::POST, &cancel, Value::Null).await,
+        200,
+    );
+    api.refuses(token, Method::POST, &cancel, Value::Null, 409, "E-CONFLICT")
+        .await;
+}
+
+#[tokio::test]
+async fn a_foreign_resource_is_like_none() {
+    let api = Api::new().await;
+    let (acme, evil) = (api.customer("acme").await, api.customer("evil").await);
+    let before = snapshot(&api).await;
+    let none = Customer {
+        token: String::new(),
+        tenant: "ten_00000000000000000000000001".to_owned(),
+        source: "src_00000000000000000000000001".to_owned(),
+        destination: "dst_00000000000000000000000001".to_owned(),
+        route: "rte_00000000000000000000000001".to_owned(),
+        token_id: "tok_00000000000000000000000001".to_owned(),
+        event: "evt_00000000000000000000000001".to_owned(),
+        delivery: "dlv_00000000000000000000000001".to_owned(),
+    };
+    let (foreign, absent) = (requests(&acme), requests(&none));
+    assert!(foreign.len() > 20);
+    for ((method, path, body), (_, absent_path, absent_body)) in foreign.into_iter().zip(absent) {
+        for query in ["", "tenant=acme"] {
+            let with = |path: &str| match (query, path.contains('?')) {
+                ("", _) => path.to_owned(),
+                (query, true) => format!("{path}&{query}"),
+                (query, false) => format!("{path}?{query}"),
+            };
+            let answer = api
+                .call(&evil.token, method.clone(), &with(&path), body.clone())
+                .await;
+            let expected = api
+                .call(
+                    &evil.token,
+                    method.clone(),
+                    &with(&absent_path),
+                    absent_body.clone(),
+                )
+                .await;
+            assert_eq!(answer, expected, "{method} {}", with(&path));
+            let found_nothing = answer.0.is_client_error() || answer.1["data"] == json!([]);
+            assert!(found_nothing, "{method} {}: {}", with(&path), answer.1);
+        }
+    }
+    assert_eq!(before, snapshot(&api).await, "nothing was changed");
+}
+
+/// Every request that names something of a customer.
+fn requests(of: &Customer) -> Vec<(Method, String, Value)> {
+    let mut requests = Vec::new();
+    let mut add = |method: Method, path: String, body: Value| requests.push((method, path, body));
+    for (kind, id) in [
+        ("tenants", &of.tenant),
+        ("sources", &of.source),
+        ("destinations", &of.destination),
+        ("routes", &of.route),
+        ("tokens", &of.token_id),
+        ("events", &of.event),
+    ] {
+        add(Method::GET, format!("/{kind}/{id}"), Value::Null);
+        if kind != "events" {
+            add(Method::DELETE, format!("/{kind}/{id}"), Value::Null);
+        }
+    }
+    add(
+        Method::PATCH,
+        format!("/sources/{}", of.source),
+        json!({ "enabled": false }),
+    );
+    add(
+        Method::POST,
+        format!("/sources/{}/rotate-secret", of.source),
+        json!({ "secret": "whsec_evil" }),
+    );
+    add(
+        Method::PATCH,
+        format!("/destinations/{}", of.destination),
+        json!({ "timeout_ms": 1000 }),
+    );
+    add(
+        Method::POST,
+        "/routes".to_owned(),
+        json!({ "name": "a", "source": of.source, "destination": "billing" }),
+    );
+    add(
+        Method::POST,
+        "/routes".to_owned(),
+        json!({ "name": "b", "source": "stripe", "destination": of.destination }),
+    );
+    add(
+        Method::GET,
+        format!("/events/{}/body", of.event),
+        Value::Null,
+    );
+    add(
+        Method::POST,
+        format!("/events/{}/replay", of.event),
+        Value::Null,
+    );
+    add(
+        Method::POST,
+        format!("/events/{}/replay", of.event),
+        json!({ "destination": "billing" }),
+    );
+    add(
+        Method::GET,
+        format!("/events?source={}", of.source),
+        Value::Null,
+    );
+    add(
+        Method::GET,
+        format!("/events?destination={}", of.destination),
+        Value::Null,
+    );
+    add(
+        Method::GET,
+        format!("/deliveries?event={}", of.event),
+        Value::Null,
+    );
+    add(
+        Method::GET,
+        format!("/deliveries?destination={}", of.destination),
+        Value::Null,
+    );
+    add(
+        Method::GET,
+        format!("/deliveries/{}/attempts", of.delivery),
+        Value::Null,
+    );
+    add(
+        Method::POST,
+        format!("/deliveries/{}/cancel", of.delivery),
+        Value::Null,
+    );
+    requests
+}
+
+async fn snapshot(api: &Api) -> Vec<Value> {
+    let mut all = vec![api.get(&api.operator, "/tenants").await];
+    for tenant in ["acme", "evil"] {
+        for kind in [
+            "sources",
+            "destinations",
+            "routes",
+            "tokens",
+            "events",
+            "deliveries",
+        ] {
+            all.push(
+                api.get(&api.operator, &format!("/{kind}?tenant={tenant}"))
+                    .await,
+            );
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_newest_first() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    for number in 0..4 {
+        let body = json!({ "name": format!("d{number}") });
+        api.create(&acme.token, "/destinations", body).await;
+    }
+    let (mut seen, mut cursor) = (HashSet::new(), String::new());
+    for pages in 1.. {
+        let list = api
+            .get(&acme.token, &format!("/destinations?limit=2{cursor}"))
+            .await;
+        seen.extend(names(&list));
+        if list["has_more"] == false {
+            assert_eq!((pages, list["next_cursor"].clone()), (3, Value::Null));
+            break;
+        }
+        cursor = format!("&cursor={}", text(&list, "next_cursor"));
+    }
+    assert_eq!(seen.len(), 5);
+}
+
+#[tokio::test]
+async fn health_and_unknown_paths_need_no_token() {
+    let api = Api::new().await;
+    let get = async |path: &str| {
+        let response = api.raw("", Method::GET, path, "").await;
+        (
+            response.status().as_u16(),
+            String::from_utf8(response.into_body()).unwrap(),
+        )
+    };
+    assert_eq!(get("/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(get("/readyz").await, (200, "ok\n".to_owned()));
+    assert!(
+        get("/readyz?verbose")
+            .await
+            .1
+            .contains("store accepts events")
+    );
+    assert!(get("/api/v1/version").await.1.contains("\"api\":\"v1\""));
+    assert_eq!(get("/api/v1/nonsense").await.0, 404);
+    assert!(get("/").await.1.contains("E-NOT-FOUND"));
+    let wrong = api.raw("", Method::PUT, "/api/v1/version", "").await;
+    assert_eq!(wrong.status(), 405);
+    assert!(wrong.headers()["allow"].to_str().unwrap().contains("GET"));
+
+    api.store.close().await;
+    assert_eq!(get("/readyz").await.0, 503);
+    assert!(get("/readyz?verbose").await.1.contains("[-] store"));
+    assert_eq!(get("/livez").await.0, 200);
+}

@@ -250,7 +250,7 @@ fn outcome(attempt: &Value) -> String {
 }
 
 /// Prints nested fields, a line each.
-fn fields(value: &Value, depth: usize, out: &mut String) {
+pub(super) fn fields(value: &Value, depth: usize, out: &mut String) {
     let indent = "  ".repeat(depth);
     let Some(object) = value.as_object() else {
         out.push_str(&format!("{indent}{}\n", plain(value)));

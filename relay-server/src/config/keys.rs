@@ -173,3 +173,17 @@ pub const KEYS: &[Key] = &[
         "How long the destination of a `listen` outlives it [default: 600]",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_key() {
+        let documentation = include_str!("../../../docs/OPERATIONS.md");
+        for key in KEYS {
+            let row = format!("| `{}` |", key.name);
+            assert!(documentation.contains(&row), "OPERATIONS.md lacks {row}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
@@ -280,6 +280,9 @@ fn examine(
     if let Some(answer) = verifier.handshake(seen, false, now.0) {
         return Ok(Examined::Challenge(answer));
     }
+    if !live.takes(seen.method) {
+        return Err(Problem::new(Code::Method).allow(live.allow.clone()));
+    }
     let verified = verifier
         .verify(seen, now.0)
         .map_err(|refusal| refused(live, &refusal))?;
@@ -298,7 +301,8 @@ fn examine(
 
 /// Everything that can be refused before the body is read.
 fn admit(live: &LiveSource, parts: &Parts, arrival: &Arrival) -> Result<(), Problem> {
-    if !live.takes(parts.method.as_str()) {
+    let method = parts.method.as_str();
+    if !live.takes(method) && !live.challenged_with(method) {
         return Err(Problem::new(Code::Method).allow(live.allow.clone()));
     }
     if !live.source.settings.allows(arrival.remote) {
@@ -338,11 +342,23 @@ fn provider_id(
         })
 }
 
+/// Copies the fields into one allocation of their own, so that an event never keeps a connection's
+/// read buffer alive.
 fn to_headers(map: &HeaderMap) -> Headers {
-    let pair = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+    let length = map
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let mut whole = BytesMut::with_capacity(length);
+    for (name, value) in map {
+        whole.extend_from_slice(name.as_str().as_bytes());
+        whole.extend_from_slice(value.as_bytes());
+    }
+    let mut whole = whole.freeze();
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| {
         (
-            Bytes::copy_from_slice(name.as_str().as_bytes()),
-            Bytes::copy_from_slice(value.as_bytes()),
+            whole.split_to(name.as_str().len()),
+            whole.split_to(value.len()),
         )
     };
     Headers(map.iter().map(pair).collect())

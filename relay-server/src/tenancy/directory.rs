@@ -126,9 +126,15 @@ impl LiveSource {
         }
     }
 
-    /// Whether it takes a method.
+    /// Whether it takes events with a method.
     pub fn takes(&self, method: &str) -> bool {
         self.methods.iter().any(|taken| taken == method)
+    }
+
+    /// Whether its provider may send challenges with a method.
+    pub fn challenged_with(&self, method: &str) -> bool {
+        let preset = self.verifier.as_ref().ok().and_then(Verifier::preset);
+        preset.is_some_and(|preset| preset.challenges_with(method))
     }
 
     /// Whether it still shows these settings.

@@ -26,6 +26,8 @@ mod change;
 
 mod service;
 
+mod issue;
+
 mod listen;
 
 mod error;
@@ -34,10 +36,11 @@ pub use destination::{Destination, DestinationPolicy, Expiring, Route};
 pub use directory::{Directory, LiveSource, TokenRefusal};
 pub use error::TenancyError;
 pub use ip_range::{InvalidIpRange, IpRange};
+pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
 pub use secrets::{KeyFileError, SecretKey};
-pub use service::{NewSource, NewToken, Tenancy, TenancyConfig, create_operator_token};
+pub use service::{NewSource, Tenancy, TenancyConfig};
 pub use source::{
     BODY_BYTES_DEFAULT, BODY_BYTES_MAX, Dedupe, SchemeChoice, Source, SourceKey, SourceSecret,
     SourceSettings,

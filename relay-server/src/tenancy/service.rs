@@ -13,19 +13,17 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    Destination, DestinationPolicy, Directory, Invalid, Name, Revision, Route, Scope, SecretKey,
-    Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token, TokenKind,
-    TokenText,
+    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, Revision, Route, SecretKey,
+    Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token, TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
-    documents::Stored as _,
     listen::Presence,
 };
 use crate::{
     clock::{Clock, Timestamp},
     ids,
     lifecycle::EndReason,
-    store::{DestinationKey, Events, Put, ResourceKind, Settings, StoreError},
+    store::{DestinationKey, Events, ResourceKind, Settings, StoreError},
     verify::Secret,
 };
 
@@ -34,7 +32,6 @@ const SOURCES_MAX: usize = 1_000;
 const DESTINATIONS_MAX: usize = 1_000;
 const ROUTES_MAX: usize = 10_000;
 const TOKENS_MAX: usize = 1_000;
-const TOKEN_DESTINATIONS_MAX: usize = 256;
 
 /// What the operator chose about tenancy.
 #[derive(Debug, Clone)]
@@ -60,21 +57,6 @@ pub struct NewSource {
     pub settings: SourceSettings,
     /// The provider's secrets.
     pub secrets: Vec<Secret>,
-}
-
-/// A token to create.
-#[derive(Debug)]
-pub struct NewToken {
-    /// Its name.
-    pub name: String,
-    /// Who it is for.
-    pub kind: TokenKind,
-    /// What it may do; the least that is useful for its kind if empty.
-    pub scopes: Vec<Scope>,
-    /// The only destinations it may serve, by name.
-    pub destinations: Option<Vec<String>>,
-    /// When it ends.
-    pub expires_at: Option<Timestamp>,
 }
 
 /// The settings of all tenants. Share it in an `Arc`.
@@ -191,6 +173,13 @@ impl Tenancy {
         let name = change::name(name)?;
         let mut change = Change::begin(self).await?;
         change.check_count::<Tenant>(change.records().tenants.len(), TENANTS_MAX)?;
+        // The store keeps names apart within a tenant only, and every tenant is its own.
+        if self.directory().tenant_by_name(&name).is_some() {
+            return Err(TenancyError::NameTaken {
+                kind: "tenant",
+                name: name.to_string(),
+            });
+        }
         let id = TenantId::from_u128(self.fresh());
         let revision = Revision::default();
         let tenant = Tenant { id, name, revision };
@@ -567,110 +556,4 @@ fn default_route_name(source: &Name, destination: &Name) -> Result<Name, Tenancy
             "the route needs a name: source and destination together are too long for one",
         ))
     })
-}
-
-impl NewToken {
-    /// Checks it and draws its secret.
-    fn issue(
-        self,
-        tenant: Option<TenantId>,
-        id: u128,
-        now: Timestamp,
-    ) -> Result<(Token, TokenText), TenancyError> {
-        let name = change::name(&self.name)?;
-        let scopes = self.checked_scopes(tenant.is_none())?;
-        if self.expires_at.is_some_and(|end| end <= now) {
-            return Err(Invalid::new("expires_at", "lies in the past").into());
-        }
-        let destinations = match self.destinations {
-            None => None,
-            Some(_) if self.kind != TokenKind::Agent => {
-                return Err(Invalid::new("destinations", "restrict agent tokens only").into());
-            }
-            Some(names) if names.is_empty() || names.len() > TOKEN_DESTINATIONS_MAX => {
-                let why = format!("name 1 to {TOKEN_DESTINATIONS_MAX}, or leave it out for all");
-                return Err(Invalid::new("destinations", why).into());
-            }
-            Some(names) => {
-                let names = names.iter().map(|name| name.parse());
-                let names: Result<Vec<Name>, _> = names.collect();
-                Some(names.map_err(|error| Invalid::new("destinations", error))?)
-            }
-        };
-        let text = TokenText::generate(self.kind)?;
-        let token = Token {
-            id: TokenId::from_u128(id),
-            tenant,
-            name,
-            revision: Revision::default(),
-            kind: self.kind,
-            scopes,
-            destinations,
-            expires_at: self.expires_at,
-            hash: text.hash(),
-        };
-        Ok((token, text))
-    }
-
-    fn checked_scopes(&self, for_operator: bool) -> Result<Vec<Scope>, Invalid> {
-        let mut scopes = self.scopes.clone();
-        if scopes.is_empty() {
-            scopes.push(match self.kind {
-                TokenKind::Agent => Scope::Connect,
-                TokenKind::Api if for_operator => Scope::Operator,
-                TokenKind::Api => Scope::Tenant,
-                TokenKind::Ingest => Scope::Ingest,
-            });
-        }
-        if let Some(odd) = scopes
-            .iter()
-            .find(|scope| !self.kind.scopes().contains(scope))
-        {
-            let why = format!(
-                "tokens of kind {} cannot have the scope `{}`",
-                self.kind,
-                odd.as_str()
-            );
-            return Err(Invalid::new("scopes", why));
-        }
-        let is_operator = scopes.contains(&Scope::Operator);
-        if is_operator != for_operator {
-            let why = if for_operator {
-                "a token without a tenant is an operator's: its kind is api and its scope operator"
-            } else {
-                "the scope `operator` belongs to tokens without a tenant"
-            };
-            return Err(Invalid::new("scopes", why));
-        }
-        Ok(scopes)
-    }
-}
-
-/// Creates an operator's token in a store that nothing else has open, for `init`.
-///
-/// # Errors
-///
-/// `NameTaken` if there is one of this name; see [`TenancyError`].
-pub async fn create_operator_token(
-    settings: &dyn Settings,
-    name: &str,
-    now: Timestamp,
-) -> Result<TokenText, TenancyError> {
-    let new = NewToken {
-        name: name.to_owned(),
-        kind: TokenKind::Api,
-        scopes: vec![Scope::Operator],
-        destinations: None,
-        expires_at: None,
-    };
-    let (mut token, text) = new.issue(None, ids::fresh(now), now)?;
-    token.revision.created_at = now;
-    token.revision.updated_at = now;
-    match settings.put(token.to_resource(), None).await? {
-        Put::Stored(_) => Ok(text),
-        Put::NameTaken | Put::Conflict { .. } => Err(TenancyError::NameTaken {
-            kind: "token",
-            name: name.to_owned(),
-        }),
-    }
 }

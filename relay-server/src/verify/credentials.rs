@@ -57,7 +57,8 @@ impl fmt::Debug for Secret {
 /// All that a source knows to check signatures with.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// Several during a rotation; any of them is taken.
+    /// Several during a rotation, oldest first: any of them is taken, the newest signs and answers
+    /// challenges.
     pub secrets: Vec<Secret>,
     /// Settings that rules name as `{var:name}`, such as PayPal's webhook id.
     pub vars: BTreeMap<String, String>,

@@ -74,6 +74,13 @@ static HANDSHAKES: LazyLock<Vec<Handshake>> = LazyLock::new(|| {
         .unwrap_or_else(|error| panic!("handshakes.json: {error}"))
 });
 
+impl Handshake {
+    /// The method it uses; POST unless it names one.
+    pub fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or("POST")
+    }
+}
+
 /// The handshake of this name.
 pub(super) fn handshake(id: &str) -> Option<&'static Handshake> {
     HANDSHAKES.iter().find(|handshake| handshake.id == id)
@@ -241,7 +248,7 @@ impl Exchange<'_> {
 
     fn hole(&self, name: &str) -> Option<String> {
         let (function, place) = name.split_once(':')?;
-        let secret = || self.credentials.secrets.first().map(Secret::expose);
+        let secret = || self.credentials.secrets.last().map(Secret::expose);
         let mac = |algorithm, key: &[u8]| {
             let value = self.echo(place)?;
             Some(hmac::sign(

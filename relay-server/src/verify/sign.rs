@@ -124,7 +124,7 @@ pub(super) fn sign(
     if matches!(bound.rule.check, Check::Open) {
         return Ok(());
     }
-    let key = bound.keys.first().ok_or(SignError::NeedsPrivateKey)?;
+    let key = bound.keys.last().ok_or(SignError::NeedsPrivateKey)?;
     let secret = || String::from_utf8(key.text.to_vec()).map_err(|_| SignError::Unsupported);
     for (name, value) in &bound.rule.spec.require {
         request.set_header(name, value);

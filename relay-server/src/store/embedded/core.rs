@@ -107,7 +107,7 @@ pub(super) struct Core {
     pub(super) loaded: Notify,
     pub(super) closed: AtomicBool,
     /// Held while the store is open.
-    pub(super) lock: File,
+    pub(super) lock: Mutex<Option<File>>,
 }
 
 impl fmt::Debug for Core {

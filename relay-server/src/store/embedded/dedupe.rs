@@ -177,7 +177,7 @@ impl Memory {
                 "a tenant has more provider ids than are remembered; the oldest are forgotten"
             );
         }
-        self.sweep_at = (self.count * 2).clamp(SWEEP_MIN, most.max(1));
+        self.sweep_at = (self.count * 2).max(SWEEP_MIN).min(most);
     }
 
     fn retain(&mut self, keep: impl Fn(&Known) -> bool) {

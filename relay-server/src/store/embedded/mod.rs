@@ -108,6 +108,11 @@ fn stop(core: &Core, threads: &Mutex<Vec<JoinHandle<()>>>) {
     }
     core.projection.close_readers();
     core.space.give_back();
+    // Only now may another relay open it.
+    core.lock
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
 }
 
 impl Drop for Embedded {

@@ -156,7 +156,7 @@ impl Embedded {
             closed: AtomicBool::new(false),
             clock,
             due,
-            lock,
+            lock: Mutex::new(Some(lock)),
         });
         quarantine(&core, &damages)?;
         let writer = Writer {

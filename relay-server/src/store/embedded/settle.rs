@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptOutcome, DeliveryState, EndReason, Verdict},
+    lifecycle::{AttemptOutcome, DeliveryState, EndReason},
     store::{DestinationKey, Held, NewDelivery, Settled, Settlement, StoreError},
 };
 

@@ -197,6 +197,13 @@ impl Preset {
         })
     }
 
+    /// Whether a challenge may come with this method, which events need not take.
+    pub fn challenges_with(&self, method: &str) -> bool {
+        self.handshakes
+            .iter()
+            .any(|handshake| handshake.method() == method)
+    }
+
     /// Whether the provider gives events an id that survives retries.
     pub fn has_event_id(&self) -> bool {
         !self.event_id.is_empty()

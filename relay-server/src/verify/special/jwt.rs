@@ -261,7 +261,7 @@ pub(in super::super) fn sign(
     now_unix_ms: u64,
 ) -> Option<String> {
     let spec = &bound.rule.spec;
-    let key = bound.keys.first()?;
+    let key = bound.keys.last()?;
     let (alg, algorithm) = spec
         .algs
         .iter()
