@@ -1,0 +1,24 @@
+//! The whole system, over real processes and real sockets. Start with `journey`.
+//!
+//! `cargo test -p hookferry-tests` builds the programs itself. The tests in `providers` need a Python
+//! with the providers' libraries: `./tests/run.sh` prepares it and runs everything.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod journey;
+
+mod ingress;
+
+mod bytes;
+
+mod delivery;
+
+mod agent;
+
+mod admin;
+
+mod providers;
+
+mod faults;
+
+mod chaos;

@@ -1,0 +1,224 @@
+//! An agent as a process of its own.
+
+use std::{fmt::Write as _, fs, process::Command};
+
+use tempfile::TempDir;
+
+use crate::{api::Journey, binaries, eventually, process::Process, relay::Relay};
+
+/// An agent that can be killed and started again: data directory and configuration stay.
+pub struct Agent {
+    home: TempDir,
+    command: Vec<String>,
+    starts: u32,
+    process: Process,
+}
+
+/// How an agent is to be started.
+pub struct Plan {
+    server: String,
+    token: String,
+    forwards: Vec<(String, String)>,
+    forward_lines: String,
+    lines: String,
+    flags: Vec<String>,
+    authority: Option<String>,
+}
+
+impl Plan {
+    /// Reaches the relay there instead.
+    #[must_use]
+    pub fn server(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.server);
+        self
+    }
+
+    /// Uses another token.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
+
+    /// Serves one more destination.
+    #[must_use]
+    pub fn forward(mut self, destination: &str, to: &str) -> Self {
+        self.forwards.push((destination.to_owned(), to.to_owned()));
+        self
+    }
+
+    /// A key of every `[[forward]]`.
+    #[must_use]
+    pub fn each_forward(mut self, line: &str) -> Self {
+        let _ = writeln!(self.forward_lines, "{line}");
+        self
+    }
+
+    /// A line at the top of the configuration.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        let _ = writeln!(self.lines, "{line}");
+        self
+    }
+
+    /// A flag with its value.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Trusts this certificate authority, given with `--ca`.
+    #[must_use]
+    pub fn trusting(mut self, authority_pem: &str) -> Self {
+        self.authority = Some(authority_pem.to_owned());
+        self
+    }
+
+    /// Starts `relay-agent run`.
+    pub fn run(self) -> Agent {
+        let home = self.files();
+        let mut config = format!(
+            "server = {:?}\ntoken_file = {:?}\nname = \"test\"\ndata_dir = {:?}\n{}\n[observability]\nlisten = \"off\"\n",
+            self.server,
+            home.path().join("token"),
+            home.path().join("data"),
+            self.lines,
+        );
+        for (destination, to) in &self.forwards {
+            let lines = &self.forward_lines;
+            let _ = writeln!(
+                config,
+                "[[forward]]\ndestination = {destination:?}\nto = {to:?}\n{lines}"
+            );
+        }
+        let path = home.path().join("agent.toml");
+        fs::write(&path, config).unwrap();
+        let command = [
+            "run".to_owned(),
+            "--config".to_owned(),
+            path.display().to_string(),
+        ];
+        Agent::start(home, command.into_iter().chain(self.flags).collect())
+    }
+
+    /// Starts `relay-agent listen` for some sources.
+    pub fn listen(self, to: &str, sources: &str) -> Agent {
+        let home = self.files();
+        let token = home.path().join("token").display().to_string();
+        let command = [
+            "listen",
+            to,
+            "--source",
+            sources,
+            "--server",
+            &self.server,
+            "--token-file",
+            &token,
+        ];
+        let command = command
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["--output".to_owned(), "json".to_owned()]);
+        Agent::start(home, command.chain(self.flags).collect())
+    }
+
+    fn files(&self) -> TempDir {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("token"), &self.token).unwrap();
+        if let Some(pem) = &self.authority {
+            fs::write(home.path().join("ca.pem"), pem).unwrap();
+        }
+        home
+    }
+}
+
+impl Agent {
+    /// An agent that brings the events of a journey to a service.
+    pub fn plan(relay: &Relay, journey: &Journey, to: &str) -> Plan {
+        Self::anywhere(&relay.url(), &journey.token).forward(&journey.destination, to)
+    }
+
+    /// An agent that serves nothing yet.
+    pub fn anywhere(server: &str, token: &str) -> Plan {
+        Plan {
+            server: server.to_owned(),
+            token: token.to_owned(),
+            forwards: Vec::new(),
+            forward_lines: String::new(),
+            lines: String::new(),
+            flags: Vec::new(),
+            authority: None,
+        }
+    }
+
+    /// Runs an agent that brings the events of a journey to a service.
+    pub fn run(relay: &Relay, journey: &Journey, to: &str) -> Self {
+        Self::plan(relay, journey, to).run()
+    }
+
+    fn start(home: TempDir, mut command: Vec<String>) -> Self {
+        let authority = home.path().join("ca.pem");
+        if authority.exists() {
+            command.extend(["--ca".to_owned(), authority.display().to_string()]);
+        }
+        let process = spawn(&home, &command, 1);
+        Self {
+            home,
+            command,
+            starts: 1,
+            process,
+        }
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Starts it again with the same data and configuration.
+    pub fn restart(&mut self) {
+        assert!(!self.process.is_running(), "the agent still runs");
+        self.starts += 1;
+        self.process = spawn(&self.home, &self.command, self.starts);
+    }
+
+    /// Asks it to stop (SIGTERM).
+    pub fn terminate(&self) {
+        self.process.terminate();
+    }
+
+    /// Waits until it has ended, and returns its exit code.
+    pub async fn exit_code(&mut self) -> i32 {
+        self.process.exit_code().await
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Everything its present life has printed.
+    pub fn stdout(&self) -> String {
+        self.process.stdout()
+    }
+
+    /// Everything its present life has logged.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Waits until its log or its output says something.
+    pub async fn says(&mut self, text: &str) {
+        eventually(format!("the agent to say {text:?}"), async || {
+            (self.stderr().contains(text) || self.stdout().contains(text)).then_some(())
+        })
+        .await;
+    }
+}
+
+fn spawn(home: &TempDir, arguments: &[String], number: u32) -> Process {
+    let mut command = Command::new(binaries::relay_agent());
+    command.args(arguments).env("HOME", home.path());
+    Process::start(&format!("agent-{number}"), command, home.path())
+}

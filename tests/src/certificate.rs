@@ -1,0 +1,69 @@
+//! Certificates for a relay that speaks TLS.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+/// A certificate for `localhost`, with the authority that signed it.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    authority: String,
+    chain: String,
+    key: String,
+}
+
+impl Certificate {
+    /// Makes an authority and has it sign a certificate.
+    pub fn generate() -> Self {
+        let authority_key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+        let issuer = Issuer::new(authority, authority_key);
+
+        let key = KeyPair::generate().unwrap();
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        Self {
+            authority: authority_pem,
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// What to trust, in PEM.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Writes chain and key into a directory.
+    pub(crate) fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
+        let (chain, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+        fs::write(&chain, &self.chain).unwrap();
+        fs::write(&key, &self.key).unwrap();
+        (chain, key)
+    }
+
+    /// A client that trusts only this authority.
+    pub fn trusting_client(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.authority.as_bytes()).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+    }
+}

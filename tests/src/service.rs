@@ -1,0 +1,237 @@
+//! The internal service: it keeps what it is sent and answers as told.
+
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use tokio::{
+    io::{AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+
+use crate::{
+    eventually,
+    wire::{self, Headers, Kind, Message},
+};
+
+/// A request that reached the service.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// When it was complete.
+    pub at: Instant,
+    /// Its method.
+    pub method: String,
+    /// Its target, exactly as on the wire.
+    pub target: String,
+    /// Its header fields, in the order of the wire.
+    pub headers: Headers,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Received {
+    /// The event it replays.
+    pub fn event(&self) -> String {
+        self.headers.text("hookferry-event-id")
+    }
+
+    /// The number of the attempt.
+    pub fn attempt(&self) -> u32 {
+        self.headers.text("hookferry-attempt").parse().unwrap()
+    }
+}
+
+/// What the service answers.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    held: bool,
+}
+
+impl Answer {
+    /// An answer with this status and a short body.
+    pub fn status(status: u16) -> Self {
+        let body = format!("the service says {status}").into_bytes();
+        Self {
+            status,
+            headers: Vec::new(),
+            body,
+            held: false,
+        }
+    }
+
+    /// One more header field.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Is given only after [`Service::release`].
+    #[must_use]
+    pub fn held(mut self) -> Self {
+        self.held = true;
+        self
+    }
+}
+
+/// A service on a port of its own.
+pub struct Service {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    taken: usize,
+    acceptor: JoinHandle<()>,
+}
+
+struct Shared {
+    received: Mutex<Vec<Received>>,
+    answers: Mutex<VecDeque<Answer>>,
+    usual: Mutex<Answer>,
+    releases: Semaphore,
+}
+
+impl Service {
+    /// A service that answers 200.
+    pub async fn start() -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// A service at a certain address.
+    pub async fn start_at(addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            received: Mutex::default(),
+            answers: Mutex::default(),
+            usual: Mutex::new(Answer::status(200)),
+            releases: Semaphore::new(0),
+        });
+        let acceptor = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Self {
+            addr,
+            shared,
+            taken: 0,
+            acceptor,
+        }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its URL, without a path.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Answers one of the next requests like this; several are used in turn.
+    pub fn answer(&self, answer: Answer) {
+        self.shared.answers.lock().unwrap().push_back(answer);
+    }
+
+    /// Answers like this whenever nothing else is planned.
+    pub fn answer_usually(&self, answer: Answer) {
+        *self.shared.usual.lock().unwrap() = answer;
+    }
+
+    /// Lets one held answer go.
+    pub fn release(&self) {
+        self.shared.releases.add_permits(1);
+    }
+
+    /// Everything it has received so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.received.lock().unwrap().clone()
+    }
+
+    /// How much it has received so far.
+    pub fn count(&self) -> usize {
+        self.shared.received.lock().unwrap().len()
+    }
+
+    /// Looks at everything it has received, without a copy.
+    pub fn inspect<T>(&self, look: impl FnOnce(&[Received]) -> T) -> T {
+        look(&self.shared.received.lock().unwrap())
+    }
+
+    /// Waits for the next request that was not returned yet.
+    pub async fn next(&mut self) -> Received {
+        let received = eventually("a request at the service", async || {
+            self.shared
+                .received
+                .lock()
+                .unwrap()
+                .get(self.taken)
+                .cloned()
+        })
+        .await;
+        self.taken += 1;
+        received
+    }
+
+    /// Waits until it has received this many requests.
+    pub async fn wait_for(&self, count: usize) {
+        let what = format!("{count} requests at the service");
+        eventually(what, async || (self.count() >= count).then_some(())).await;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        // A peer that vanishes is part of many tests.
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    while let Some(message) = wire::read(&mut stream, Kind::Request).await? {
+        let answer = shared.answers.lock().unwrap().pop_front();
+        let answer = answer.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
+        shared.received.lock().unwrap().push(received(message));
+        if answer.held {
+            shared.releases.acquire().await.unwrap().forget();
+        }
+        let mut bytes = format!("HTTP/1.1 {} .\r\n", answer.status);
+        for (name, value) in &answer.headers {
+            bytes.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if answer.status != 204 {
+            bytes.push_str(&format!("content-length: {}\r\n", answer.body.len()));
+        }
+        bytes.push_str("\r\n");
+        let mut bytes = bytes.into_bytes();
+        if answer.status != 204 {
+            bytes.extend(&answer.body);
+        }
+        stream.write_all(&bytes).await?;
+    }
+    Ok(())
+}
+
+fn received(message: Message) -> Received {
+    let mut words = message.start.splitn(3, ' ').map(str::to_owned);
+    Received {
+        at: Instant::now(),
+        method: words.next().unwrap_or_default(),
+        target: words.next().unwrap_or_default(),
+        headers: message.headers,
+        body: message.body,
+    }
+}
