@@ -191,16 +191,19 @@ impl Relay {
             grace: self.grace,
             public_url: self.public_url.clone(),
         });
-        let public = Arc::new(PublicDoor {
-            ingress: self.ingress,
-            sessions,
-        });
-        let admin = Arc::new(AdminDoor(api::router(api::ApiState {
+        let api = api::ApiState {
             tenancy: Arc::clone(&self.tenancy),
             events: Arc::clone(&events),
             queries,
+            ingress: Arc::clone(&self.ingress),
             public_url: self.public_url,
-        })));
+        };
+        let public = Arc::new(PublicDoor {
+            ingress: self.ingress,
+            sessions,
+            api: api.clone(),
+        });
+        let admin = Arc::new(AdminDoor(api::router(api)));
 
         let mut vital = JoinSet::new();
         vital.spawn(self.public.serve(public, tasks.clone(), draining.clone()));
@@ -310,6 +313,7 @@ impl Running {
 struct PublicDoor {
     ingress: Arc<Ingress>,
     sessions: Arc<SessionContext>,
+    api: api::ApiState,
 }
 
 impl Handler for PublicDoor {
@@ -327,6 +331,9 @@ impl Handler for PublicDoor {
         }
         if path.starts_with("/in/") {
             return self.ingress.answer(request, peer, &head).await;
+        }
+        if path == api::SEND_PATH {
+            return api::send_from_agent(&self.api, request).await;
         }
         Problem::new(Code::SourceUnknown).into_response()
     }

@@ -189,6 +189,7 @@ impl Config {
     pub fn tenancy(&self) -> TenancyConfig {
         TenancyConfig {
             listen_expiry: Duration::from_secs(self.session.listen_expiry_s),
+            ..TenancyConfig::default()
         }
     }
 
