@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     listener::{Head, Peer},
+    outbound::Outbound,
     problem::{Code, Problem},
     store::Events,
     tenancy::{IpRange, LiveSource, Tenancy},
@@ -67,18 +68,25 @@ pub struct Ingress {
     pub(super) config: IngressConfig,
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) store: Arc<dyn Events>,
+    pub(super) outbound: Arc<Outbound>,
     memory: BodyMemory,
     pub(super) counters: IngressCounters,
 }
 
 impl Ingress {
     /// An ingress over the sources of `tenancy`.
-    pub fn new(config: IngressConfig, tenancy: Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
+    pub fn new(
+        config: IngressConfig,
+        tenancy: Arc<Tenancy>,
+        store: Arc<dyn Events>,
+        outbound: Arc<Outbound>,
+    ) -> Self {
         let memory = BodyMemory::new(config.body_bytes_in_flight_max);
         Self {
             config,
             tenancy,
             store,
+            outbound,
             memory,
             counters: IngressCounters::default(),
         }

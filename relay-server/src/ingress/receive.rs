@@ -82,6 +82,13 @@ enum Examined {
     Event(Known),
 }
 
+/// Why a request is neither.
+enum Unfit {
+    /// It is no challenge, and events do not come with its method.
+    Method,
+    Refused(Refusal),
+}
+
 /// What verification found out about an event.
 struct Known {
     verification: Verification,
@@ -96,13 +103,36 @@ impl Ingress {
         live: &LiveSource,
         received: Received,
     ) -> Result<Taken, Problem> {
-        match examine(live, &received)? {
+        match self.examine(live, &received).await? {
             Examined::Challenge(answer) => self.meet(live, answer).await.map(Taken::Challenge),
             Examined::Event(known) => {
                 let event = self.append(live, received, known).await?;
                 Ok(Taken::Event(event))
             }
         }
+    }
+
+    /// Finds out what a request is. A key that must be fetched for that is waited for.
+    async fn examine(&self, live: &LiveSource, received: &Received) -> Result<Examined, Problem> {
+        let verifier = match &live.verifier {
+            Ok(verifier) => verifier,
+            Err(NotReady::AwaitingHandshake {
+                preset,
+                credentials,
+            }) => return await_handshake(live, preset, credentials, received),
+            Err(NotReady::Unusable(why)) => return Err(unusable(live, why)),
+        };
+        let seen = received.as_request();
+        let mut examined = judge(live, verifier, &seen, received.at);
+        if let Err(Unfit::Refused(Refusal::KeyUnavailable { url })) = &examined
+            && self.outbound.obtain(url).await
+        {
+            examined = judge(live, verifier, &seen, received.at);
+        }
+        examined.map_err(|unfit| match unfit {
+            Unfit::Method => Problem::new(Code::Method).allow(live.allow.clone()),
+            Unfit::Refused(refusal) => refused(live, &refusal),
+        })
     }
 
     /// Does what a challenge asks for before it is answered.
@@ -125,6 +155,11 @@ impl Ingress {
                 }
             })?;
             info!(source = %source.id, "a handshake brought the secret of a source");
+        }
+        if let Some(url) = answer.confirm_url.take()
+            && !self.outbound.confirm(source.id, url)
+        {
+            return Err(Problem::new(Code::Overloaded).retry_after(KEY_RETRY));
         }
         Ok(answer)
     }
@@ -183,34 +218,20 @@ impl Ingress {
     }
 }
 
-fn examine(live: &LiveSource, received: &Received) -> Result<Examined, Problem> {
-    let seen = received.as_request();
-    match &live.verifier {
-        Ok(verifier) => judge(live, verifier, &seen, received.at),
-        Err(NotReady::AwaitingHandshake {
-            preset,
-            credentials,
-        }) => await_handshake(live, preset, credentials, received),
-        Err(NotReady::Unusable(why)) => Err(unusable(live, why)),
-    }
-}
-
 /// A challenge or an event of a source that is ready.
 fn judge(
     live: &LiveSource,
     verifier: &Verifier,
     seen: &verify::Request<'_>,
     now: Timestamp,
-) -> Result<Examined, Problem> {
+) -> Result<Examined, Unfit> {
     if let Some(answer) = verifier.handshake(seen, false, now.0) {
         return Ok(Examined::Challenge(answer));
     }
     if !live.takes(seen.method) {
-        return Err(Problem::new(Code::Method).allow(live.allow.clone()));
+        return Err(Unfit::Method);
     }
-    let verified = verifier
-        .verify(seen, now.0)
-        .map_err(|refusal| refused(live, &refusal))?;
+    let verified = verifier.verify(seen, now.0).map_err(Unfit::Refused)?;
     let settings = &live.source.settings;
     let secret = verified
         .credential

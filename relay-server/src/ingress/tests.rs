@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::{ManualClock, Timestamp},
     lifecycle::Event,
+    outbound::Outbound,
     problem::{Code, Problem},
     store::{Due, EventFilter, Events, Queries, memory::Memory},
     tenancy::{
@@ -35,7 +36,7 @@ impl Ingress {
             public_url: "https://hooks.example.com".to_owned(),
             trusted_proxies: Vec::new(),
         };
-        Self::new(config, Arc::clone(tenancy), store)
+        Self::new(config, Arc::clone(tenancy), store, Outbound::idle())
     }
 }
 
