@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use http::StatusCode;
 use protocol::{frame::Headers, id::TenantId};
 
 use super::{
@@ -14,12 +16,12 @@ use super::{
 use crate::{
     clock::{ManualClock, Timestamp},
     lifecycle::Event,
-    outbound::Outbound,
+    outbound::{Outbound, tests::Provider},
     problem::{Code, Problem},
     store::{Due, EventFilter, Events, Queries, memory::Memory},
     tenancy::{
-        BODY_BYTES_MAX, LiveSource, NewSource, NotReady, SchemeChoice, SecretKey, SourceSettings,
-        Tenancy, TenancyConfig,
+        BODY_BYTES_MAX, LiveSource, NewSource, NotReady, ProviderKeys, SchemeChoice, SecretKey,
+        SourceSettings, Tenancy, TenancyConfig,
     },
     verify::{RuleSpec, Secret, preset, presets},
 };
@@ -29,6 +31,11 @@ const NOW: Timestamp = Timestamp(1_760_000_000_000);
 impl Ingress {
     /// An ingress with generous limits.
     pub(crate) fn for_tests(tenancy: &Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
+        Self::reaching(Outbound::idle(), tenancy, store)
+    }
+
+    /// The same with keys from elsewhere.
+    fn reaching(outbound: Arc<Outbound>, tenancy: &Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
         let config = IngressConfig {
             body_bytes_in_flight_max: 1 << 20,
             body_bytes_max: BODY_BYTES_MAX,
@@ -36,7 +43,7 @@ impl Ingress {
             public_url: "https://hooks.example.com".to_owned(),
             trusted_proxies: Vec::new(),
         };
-        Self::new(config, Arc::clone(tenancy), store, Outbound::idle())
+        Self::new(config, Arc::clone(tenancy), store, outbound)
     }
 }
 
@@ -49,15 +56,23 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::reaching(Outbound::idle()).await
+    }
+
+    /// One that gets providers' keys from elsewhere.
+    async fn reaching(outbound: Arc<Outbound>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = Memory::new(clock.clone(), Arc::new(Due::default()));
         let key = SecretKey::from_bytes(&[1; 32]);
-        let config = TenancyConfig::default();
+        let config = TenancyConfig {
+            provider_keys: ProviderKeys::new(Arc::<Outbound>::clone(&outbound)),
+            ..TenancyConfig::default()
+        };
         let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
         let tenancy = Arc::new(tenancy.await.unwrap());
         let tenant = tenancy.create_tenant("acme").await.unwrap().id;
         Self {
-            ingress: Ingress::for_tests(&tenancy, store.clone()),
+            ingress: Ingress::reaching(outbound, &tenancy, store.clone()),
             store,
             tenancy,
             tenant,
@@ -359,4 +374,77 @@ fn only_secrets_that_arrive_may_be_missing() {
         .collect();
     assert_eq!(bring, ["asana", "notion"]);
     assert!(preset("stripe").is_some_and(|stripe| !stripe.brings_secret()));
+}
+
+/// Recorded messages of Amazon SNS, with the certificate they were signed with.
+struct Sns {
+    body: String,
+    certificate: &'static str,
+    host: String,
+}
+
+impl Sns {
+    fn recorded(id: &str) -> Self {
+        let all = include_str!("../verify/testdata/vectors.json");
+        let all: serde_json::Value = serde_json::from_str(all).unwrap();
+        let all = all.as_array().or(all["vectors"].as_array()).unwrap();
+        let vector = all.iter().find(|it| it["id"] == id).unwrap();
+        let body = BASE64_STANDARD.decode(vector["body_base64"].as_str().unwrap());
+        let body = String::from_utf8(body.unwrap()).unwrap();
+        let message: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let url = message["SigningCertURL"].as_str().unwrap();
+        let host = url.split('/').nth(2).unwrap().to_owned();
+        let certificate = vector["cert_pem"].as_str().unwrap().to_owned().leak();
+        Self {
+            body,
+            certificate,
+            host,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_lives_at_the_provider_is_fetched_while_the_request_waits() {
+    let sns = Sns::recorded("sns-no-subject");
+    let provider = Provider::start(&[&sns.host], StatusCode::OK, sns.certificate).await;
+    let world = World::reaching(provider.outbound()).await;
+    let live = world.preset("aws-sns", None).await;
+
+    let taken = world.post(&live, &[], &sns.body).await;
+    assert!(matches!(taken, Ok(Taken::Event(_))), "{taken:?}");
+    let forged = sns.body.replace("no subject", "a subject");
+    assert_eq!(code(world.post(&live, &[], &forged).await), Code::Signature);
+
+    let alone = World::new().await;
+    let live = alone.preset("aws-sns", None).await;
+    let problem = alone.post(&live, &[], &sns.body).await.unwrap_err();
+    assert_eq!(problem.code, Code::StoreUnavailable);
+    assert!(problem.retry_after.is_some());
+    assert_eq!(alone.events().await, 0);
+}
+
+#[tokio::test]
+async fn a_subscription_is_confirmed_only_where_its_owner_opted_in() {
+    let sns = Sns::recorded("sns-subscription-confirmation");
+    let provider = Provider::start(&[&sns.host], StatusCode::OK, sns.certificate).await;
+    let world = World::reaching(provider.outbound()).await;
+    let header = [("x-amz-sns-message-type", "SubscriptionConfirmation")];
+
+    let live = world.preset("aws-sns", None).await;
+    let taken = world.post(&live, &header, &sns.body).await;
+    assert!(matches!(taken, Ok(Taken::Event(_))), "kept for its owner");
+    assert_eq!(provider.asked(), 1, "for the certificate alone");
+
+    let mut settings = SourceSettings::new(SchemeChoice::Preset("aws-sns".to_owned()));
+    settings.vars = [("confirm_subscription".to_owned(), "yes".to_owned())].into();
+    let live = world.source(settings, None).await;
+    let taken = world.post(&live, &header, &sns.body).await;
+    assert!(matches!(taken, Ok(Taken::Challenge(_))), "{taken:?}");
+    let confirmed = async {
+        while provider.asked() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(20);
+    tokio::time::timeout(patience, confirmed).await.unwrap();
 }

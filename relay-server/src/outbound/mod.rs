@@ -223,4 +223,4 @@ impl Errands {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,7 +22,8 @@ use crate::verify::keys::tests::url;
 /// What a provider publishes: a raw Ed25519 key in hex.
 const KEY: &str = "abababababababababababababababababababababababababababababababab";
 
-struct Provider {
+/// A server that stands for a provider.
+pub(crate) struct Provider {
     addr: SocketAddr,
     client: ClientConfig,
     asked: Arc<AtomicUsize>,
@@ -30,7 +31,7 @@ struct Provider {
 
 impl Provider {
     /// A provider with a certificate for these names that always gives this answer.
-    async fn start(names: &[&str], status: StatusCode, body: &'static str) -> Self {
+    pub(crate) async fn start(names: &[&str], status: StatusCode, body: &'static str) -> Self {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
         let provider = Arc::new(ring::default_provider());
@@ -86,12 +87,17 @@ impl Provider {
         Self::start(&["sns.us-east-1.amazonaws.com"], status, body).await
     }
 
+    /// How many requests it has seen.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     fn network(&self) -> Network {
         Network::of_test(self.client.clone(), self.addr)
     }
 
     /// The relay's side, with its task running.
-    fn outbound(&self) -> Arc<Outbound> {
+    pub(crate) fn outbound(&self) -> Arc<Outbound> {
         let (outbound, errands) = Outbound::new(PreloadedKeys::default(), self.network());
         tokio::spawn(errands.run(CancellationToken::new()));
         outbound
@@ -108,7 +114,7 @@ async fn a_missing_key_is_fetched_once_for_all_who_wait() {
 
     assert!(first && second && outbound.obtain(&url).await);
     assert_eq!(outbound.keys(&url).unwrap().len(), 1);
-    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(provider.asked(), 1);
 }
 
 #[tokio::test]
@@ -124,7 +130,7 @@ async fn answers_that_are_no_keys_are_refused_and_remembered() {
         let outbound = provider.outbound();
         assert!(!outbound.obtain(&url(1)).await, "{status}");
         assert!(!outbound.obtain(&url(1)).await, "{status}");
-        assert_eq!(provider.asked.load(Ordering::SeqCst), 1, "{status}");
+        assert_eq!(provider.asked(), 1, "{status}");
     }
 }
 
@@ -132,7 +138,7 @@ async fn answers_that_are_no_keys_are_refused_and_remembered() {
 async fn a_certificate_of_somebody_else_is_not_believed() {
     let provider = Provider::start(&["evil.test"], StatusCode::OK, KEY).await;
     assert!(!provider.outbound().obtain(&url(1)).await);
-    assert_eq!(provider.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(provider.asked(), 0);
 }
 
 #[tokio::test]
@@ -171,7 +177,7 @@ async fn a_subscription_is_confirmed_by_asking_once() {
     let url = "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&Token=x";
     assert!(outbound.confirm(SourceId::from_u128(1), url.to_owned()));
     let asked = async {
-        while provider.asked.load(Ordering::SeqCst) == 0 {
+        while provider.asked() == 0 {
             tokio::task::yield_now().await;
         }
     };
