@@ -76,9 +76,8 @@ install_packages() {
         as_root=(sudo)
     fi
     step "Installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     "${as_root[@]}" apt-get update --quiet --quiet
-    "${as_root[@]}" apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
 }
 
 build() {
@@ -195,7 +194,7 @@ configure_relay() {
     admin route create --tenant demo --source stripe --destination billing >/dev/null
     admin route create --tenant demo --source try --destination billing >/dev/null
     admin token create agent --tenant demo --kind agent --scope connect --scope listen \
-        --write-to "$work/agent.token" >/dev/null
+        --write-to "$work/agent.token" >/dev/null 2>"$work/token.log" || { show_log token && die 'no token'; }
     source_url=$(json_field url <"$work/source.json")
     try_url=$(json_field url <"$work/try.json")
     say '    source stripe (checks Stripe signatures) -> destination billing' \
@@ -324,4 +323,4 @@ stay_up() {
     die "a part ended by itself, with exit code $status"
 }
 
-main "$@"
+main "$@"; exit

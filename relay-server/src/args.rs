@@ -22,7 +22,13 @@ use crate::{
 )]
 pub struct Cli {
     /// The configuration file [default: /etc/hookferry/server.toml, if it exists].
-    #[arg(long, global = true, value_name = "FILE", env = "HOOKFERRY_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Relay",
+        value_name = "FILE",
+        env = "HOOKFERRY_CONFIG"
+    )]
     pub config: Option<PathBuf>,
 
     /// What to do.
@@ -124,6 +130,7 @@ pub struct Connection {
     #[arg(
         long,
         global = true,
+        help_heading = "Relay",
         value_name = "URL",
         env = "HOOKFERRY_SERVER",
         default_value = "http://127.0.0.1:9090"
@@ -134,6 +141,7 @@ pub struct Connection {
     #[arg(
         long,
         global = true,
+        help_heading = "Relay",
         value_name = "FILE",
         env = "HOOKFERRY_TOKEN_FILE",
         hide_env_values = true
@@ -141,11 +149,17 @@ pub struct Connection {
     pub token_file: Option<PathBuf>,
 
     /// The tenant to act for; an operator's token needs it.
-    #[arg(long, global = true, value_name = "NAME", env = "HOOKFERRY_TENANT")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Relay",
+        value_name = "NAME",
+        env = "HOOKFERRY_TENANT"
+    )]
     pub tenant: Option<String>,
 
     /// How to print answers. The JSON is the API's.
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    #[arg(short, long, global = true, help_heading = "Relay", value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
     pub output: Output,
 }
 

@@ -100,15 +100,8 @@ fn announce(relay: &Relay, config: &Config) {
 ///
 /// The database cannot be opened.
 pub async fn open_settings(data_dir: PathBuf) -> Result<Arc<dyn Settings>, StoreError> {
-    let opened = tokio::task::spawn_blocking(move || {
-        Embedded::open(
-            EmbeddedConfig::new(data_dir),
-            Arc::new(SystemClock),
-            Arc::default(),
-        )
-    })
-    .await;
-    let unavailable = |error: String| StoreError::Unavailable(error);
-    let store = opened.map_err(|error| unavailable(error.to_string()))?;
-    Ok(store.map_err(|error| unavailable(error.to_string()))?)
+    let open = move || Embedded::open_settings(&data_dir, Arc::new(SystemClock));
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    opened.map_err(|error| StoreError::Unavailable(error.to_string()))
 }

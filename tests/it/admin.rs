@@ -153,7 +153,7 @@ async fn failures_have_their_exit_codes() {
     .unwrap();
     for command in ["serve", "config check"] {
         let line = format!("{command} --config {}", config.display());
-        check(&line, 4, "line 3");
+        check(&line, 4, "server.toml:3");
         check(&line, 4, "admin_listen");
     }
     relay.kill9();

@@ -12,7 +12,7 @@ async fn a_wrong_token_is_told_and_ends_the_agent() {
             .token(token)
             .run();
         assert_eq!(agent.exit_code().await, 3, "{}", agent.stderr());
-        assert!(agent.stderr().contains("E-TOKEN"), "{}", agent.stderr());
+        assert!(agent.stderr().contains("error[E-"), "{}", agent.stderr());
         assert!(!agent.stderr().contains(token), "{}", agent.stderr());
     }
     let mut agent = Agent::anywhere(&relay.url(), &wrong).listen("1", "shop");

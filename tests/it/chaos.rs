@@ -77,7 +77,7 @@ async fn nothing_accepted_is_lost_whoever_is_killed() {
         accepted.len(),
         all - different,
         started.elapsed(),
-    );
+    ));
     assert!(
         accepted.len() >= EVENTS,
         "every event was posted until it was accepted"

@@ -1,6 +1,6 @@
 //! Processes that die, disks that fill up, services that fail: nothing accepted is lost.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{io::Read as _, path::Path, process::Command, time::Duration};
 
 use hookferry_tests::{Agent, Answer, Network, Relay, Request, Service, eventually, note};
 use serde_json::json;
@@ -232,11 +232,14 @@ async fn a_full_disk_refuses_events_and_settles_what_it_has() {
     let journey = relay.journey("none").await;
     let provider = relay.provider();
     let post = || journey.post().body(vec![7; 100_000]);
-    let first = provider.send(&post()).await.accepted();
+    service.answer(Answer::status(200).held());
+    let mut agent = Agent::run(&relay, &journey, &service.url());
+    let held = provider.send(&post()).await.accepted();
+    service.wait_for(1).await;
 
-    let ballast = disk.path().join("ballast");
-    disk.fill(&ballast);
-    let mut accepted = vec![first];
+    // Below the watermark: nothing new, but everything else goes on.
+    disk.fill_up_to(4 << 20);
+    let mut accepted = vec![held.clone()];
     let reply = eventually("a refusal", async || {
         let reply = provider.send(&post()).await;
         if reply.status == 200 {
@@ -246,20 +249,33 @@ async fn a_full_disk_refuses_events_and_settles_what_it_has() {
         Some(reply)
     })
     .await;
-    assert_eq!(reply.status, 503, "{reply:?}");
+    reply.refused(503, "E-STORE-FULL");
     assert!(!reply.headers.text("retry-after").is_empty(), "{reply:?}");
-
-    let _agent = Agent::run(&relay, &journey, &service.url());
-    for event in &accepted {
+    for event in accepted.iter().filter(|event| **event != held) {
         journey.tenant.delivery_is(event, "delivered").await;
     }
-    std::fs::remove_file(&ballast).unwrap();
+
+    // No byte left: what was done is still settled.
+    disk.fill_up_to(0);
+    assert_eq!(provider.send(&post()).await.status, 503);
+    service.release();
+    agent.terminate();
+    assert_eq!(
+        agent.exit_code().await,
+        0,
+        "it waits until its report is confirmed"
+    );
+    agent.restart();
+    disk.free();
     let last = eventually("events to be taken again", async || {
         let reply = provider.send(&post()).await;
         (reply.status == 200).then(|| reply.accepted())
     })
     .await;
-    journey.tenant.delivery_is(&last, "delivered").await;
+    for event in accepted.iter().chain([&last]) {
+        journey.tenant.delivery_is(event, "delivered").await;
+        assert_eq!(journey.tenant.attempts(event).await.len(), 1);
+    }
 
     relay.kill9();
     relay.restart().await;
@@ -283,7 +299,9 @@ impl SmallDisk {
         match mount.output() {
             Ok(output) if output.status.success() => Some(Self(directory)),
             refused => {
-                note(&format!("NOT TESTED: a full disk. Mounting a tmpfs needs root: {refused:?}"));
+                note(&format!(
+                    "NOT TESTED: a full disk. Mounting a tmpfs needs root: {refused:?}"
+                ));
                 None
             }
         }
@@ -293,10 +311,23 @@ impl SmallDisk {
         self.0.path()
     }
 
-    fn fill(&self, ballast: &Path) {
-        let mut file = std::fs::File::create(ballast).unwrap();
-        let chunk = vec![1; 64 * 1024];
-        while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+    /// Leaves no more than this many bytes free.
+    fn fill_up_to(&self, free: u64) {
+        let ballast = self.path().join("ballast");
+        let mut file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(ballast)
+            .unwrap();
+        let space = rustix::fs::statvfs(self.path()).unwrap();
+        let excess = (space.f_bavail * space.f_frsize).saturating_sub(free);
+        let written = std::io::copy(&mut std::io::repeat(1).take(excess), &mut file);
+        assert!(free == 0 || written.is_ok(), "{written:?}");
+    }
+
+    /// Makes room again.
+    fn free(&self) {
+        std::fs::remove_file(self.path().join("ballast")).unwrap();
     }
 }
 

@@ -292,6 +292,32 @@ async fn ambiguous_and_malformed_requests_are_refused() {
 }
 
 #[tokio::test]
+async fn a_body_that_nobody_read_does_not_hide_the_next_head() {
+    let stage = Stage::new().await;
+    let path = stage.journey.source.path.clone();
+    let signature = sign::stripe(&stage.journey.source.secret, now_s(), b"{}");
+    let mut connection = stage.relay.provider().connect().await.unwrap();
+    let unread = Request::new("POST", "/in/nowhere").body("A: b\r\n\r\n");
+    connection
+        .send(&unread)
+        .await
+        .unwrap()
+        .refused(404, "E-SOURCE-UNKNOWN");
+
+    let both = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nStripe-Signature: {signature}\r\nContent-Length: 2\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+    );
+    let _ = connection.write(both.as_bytes()).await;
+    let reply = connection.read().await.unwrap_or_default();
+    assert!(
+        reply.as_ref().is_none_or(|reply| reply.status == 400),
+        "{reply:?}"
+    );
+    stage.nothing_came_through().await;
+}
+
+#[tokio::test]
 async fn heads_over_the_limit_are_refused() {
     let stage = Stage::new().await;
     let provider = stage.relay.provider();

@@ -1,7 +1,7 @@
 //! The connection to the relay: opened outward, kept alive, replaced when in doubt.
 //!
-//! [`driver`] is the one loop that does I/O; what it does is decided by the session's state machine,
-//! the inbox and [`reconnect`].
+//! `driver` is the one loop that does I/O; what it does is decided by the session's state machine,
+//! the inbox and `reconnect`.
 
 mod backoff;
 

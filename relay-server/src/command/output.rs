@@ -263,10 +263,17 @@ pub(super) fn fields(value: &Value, depth: usize, out: &mut String) {
         out.push_str(&format!("{indent}{}\n", plain(value)));
         return;
     };
-    for (name, value) in object {
+    // What it is called comes first, the rest by the alphabet.
+    let (first, rest): (Vec<_>, Vec<_>) = object
+        .iter()
+        .partition(|(name, _)| matches!(name.as_str(), "id" | "name" | "url"));
+    for (name, value) in first.into_iter().chain(rest) {
         match value {
             Value::Array(items) if items.is_empty() => {
-                out.push_str(&format!("{indent}{name}: -\n"))
+                out.push_str(&format!("{indent}{name}: -\n"));
+            }
+            Value::Object(fields) if fields.is_empty() => {
+                out.push_str(&format!("{indent}{name}: -\n"));
             }
             Value::Object(_) => {
                 out.push_str(&format!("{indent}{name}:\n"));

@@ -116,6 +116,9 @@ impl Ingress {
     ) -> Result<Answer, Problem> {
         let (parts, incoming) = request.into_parts();
         let path_and_query = parts.uri.path_and_query().map_or("/", |it| it.as_str());
+        if head.is_too_large() {
+            return Err(Problem::new(Code::HeadersTooLarge));
+        }
         if let Some(what) = ambiguity::find(parts.version, &parts.uri, &parts.headers, head) {
             let detail = format!("The request is ambiguous: {what}.");
             return Err(Problem::new(Code::Request).detail(detail));

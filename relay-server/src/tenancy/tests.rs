@@ -177,12 +177,12 @@ async fn secrets_rotate_and_do_not_open_for_another_tenant() {
             .tenancy
             .rotate_secret(tenant, source.id, Secret::from_text(text), drop_old)
     };
-    assert_eq!(count(&*rotate("whsec_two", false).await.unwrap()), 2);
+    assert_eq!(count(&rotate("whsec_two", false).await.unwrap()), 2);
     assert!(matches!(
         rotate(" ", false).await,
         Err(TenancyError::Invalid(_))
     ));
-    assert_eq!(count(&*rotate("whsec_three", true).await.unwrap()), 1);
+    assert_eq!(count(&rotate("whsec_three", true).await.unwrap()), 1);
 
     // Somebody who can write the database moves a ciphertext to a source of another tenant.
     let other = world.tenant("evil").await;

@@ -2,12 +2,14 @@
 //!
 //! Pure: no I/O, no clock, total on any input. In the order of use:
 //!
-//! - [`rule`]: the declarative rule, as data; [`preset`]: one for every provider;
+//! - [`rule`]: the declarative rule, as data; [`mod@preset`]: one for every provider;
 //! - [`credentials`]: the secrets and public keys of a source;
 //! - [`Verifier`]: both together, keys prepared; checks, signs and answers requests;
 //! - [`handshake`]: challenges answered at the edge;
 //! - [`refusal`]: why a request was refused, in words;
 //! - [`vectors`], [`debugger`] and [`command`]: the same from the command line.
+
+mod spec;
 
 pub mod rule;
 

@@ -154,7 +154,8 @@ impl Vector {
     }
 
     fn own_rule(&self) -> Option<Result<Rule, String>> {
-        let scheme = self.scheme.clone()?;
+        let mut scheme = self.scheme.clone()?;
+        translate(&mut scheme);
         let spec = serde_json::from_value::<RuleSpec>(scheme).map_err(|error| error.to_string());
         Some(spec.and_then(|spec| Rule::compile(&spec).map_err(|error| error.to_string())))
     }
@@ -242,6 +243,33 @@ impl Vector {
                 .collect::<Result<_, _>>()
                 .map_err(|error| error.to_string())?,
         })
+    }
+}
+
+/// Turns what recorded files say in words into the rule language.
+fn translate(scheme: &mut Value) {
+    let Some(fields) = scheme.as_object_mut() else {
+        return;
+    };
+    for remark in ["unverified", "jwk"] {
+        fields.remove(remark);
+    }
+    for (field, words, rule) in [
+        ("kind", "jwt-es256", "jwt"),
+        ("kind", "jwt-rs256", "jwt"),
+        ("aud", "endpoint URL", "{url}"),
+        ("aud", "configured", "{var:audience}"),
+        (
+            "body_transform",
+            "inflate gzip by magic 1f8b before HMAC",
+            "gunzip",
+        ),
+    ] {
+        if let Some(value) = fields.get_mut(field)
+            && value == words
+        {
+            *value = rule.into();
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    lifecycle::Event,
+    lifecycle::{Event, Verdict},
     store::{DestinationKey, Due, Held, LeaseToken, NewDelivery, Settled, StoreError},
 };
 
@@ -352,6 +352,10 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
         Does::Settle { settle, token } => {
             let held = held(&settle, token);
             let settled = desks.settle(&held, settle.first_attempt_at, settle.verdict, now);
+            if matches!(settle.verdict, Verdict::Retry { .. }) {
+                // When it is due may be sooner than whoever waits expects.
+                outcome.due.insert(settle.delivery.key);
+            }
             (What::Settle(settle), Answer::Settled(settled))
         }
         Does::Reopen { requeue, mut owed } => {

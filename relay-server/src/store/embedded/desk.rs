@@ -77,8 +77,7 @@ struct Open {
 struct Desk {
     /// What can be handed out, by place.
     ready: BTreeMap<u64, DeliveryId>,
-    /// Open deliveries in memory, and those of them that wait.
-    len: usize,
+    /// How many of the open deliveries in memory wait for their next attempt.
     waiting: usize,
     /// Up to this place everything owed is known.
     window_end: u64,
@@ -87,6 +86,14 @@ struct Desk {
     /// The earliest due time of those that were put out of memory.
     spilled: Option<Timestamp>,
     loading: Option<Loading>,
+}
+
+impl Desk {
+    /// What the window holds. Leases do not count: they are bounded by credit, and must not keep
+    /// what is behind them from agents with more.
+    fn queued(&self) -> usize {
+        self.ready.len() + self.waiting
+    }
 }
 
 /// What happens while rows are read, and may not be undone by them.
@@ -185,7 +192,7 @@ impl Desks {
             } else {
                 loading.overflowed = true;
             }
-        } else if at_tail && desk.len < self.limits.window {
+        } else if at_tail && desk.queued() < self.limits.window {
             desk.window_end = place;
             self.insert(owed, event, Timestamp(0));
         }
@@ -215,7 +222,6 @@ impl Desks {
     fn insert(&mut self, owed: Owed, event: Option<&Arc<Event>>, now: Timestamp) {
         let id = owed.delivery.id;
         let desk = self.desks.entry(owed.delivery.key).or_default();
-        desk.len += 1;
         let waits = owed.due > now;
         let status = if waits {
             desk.waiting += 1;
@@ -270,7 +276,6 @@ impl Desks {
             return;
         };
         if let Some(desk) = self.desks.get_mut(&open.owed.delivery.key) {
-            desk.len -= 1;
             if self.lookups > 0 {
                 self.settled_meanwhile.insert(id);
             }
@@ -595,7 +600,7 @@ impl Desks {
         if desk.loading.is_some() {
             return None;
         }
-        let beyond = desk.window_end < desk.last && desk.len <= self.limits.window / 2;
+        let beyond = desk.window_end < desk.last && desk.queued() <= self.limits.window / 2;
         let spilled = desk
             .spilled
             .is_some_and(|due| due <= now || desk.waiting <= self.limits.waiting / 2);
@@ -607,7 +612,11 @@ impl Desks {
             ticket: self.loads,
             ..Loading::default()
         });
-        let room = self.limits.window.saturating_sub(desk.len).min(LOAD_MAX);
+        let room = self
+            .limits
+            .window
+            .saturating_sub(desk.queued())
+            .min(LOAD_MAX);
         Some(LoadPlan {
             key,
             after: desk.window_end,
@@ -673,7 +682,7 @@ impl Desks {
             if place <= desk.window_end {
                 continue;
             }
-            if desk.len >= window {
+            if desk.queued() >= window {
                 return;
             }
             desk.window_end = place;

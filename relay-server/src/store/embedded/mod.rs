@@ -14,6 +14,8 @@ mod projection;
 
 mod settings;
 
+mod settings_only;
+
 mod core;
 
 mod open;

@@ -121,7 +121,10 @@ impl Embedded {
             .segment_bytes
             .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let recovered = recovery::recover(&fs, segment_bytes)?;
-        let (projector, damages) = catch_up(&config.data_dir.join("projection.db"), &recovered)?;
+        let (projector, damages) = catch_up(
+            &secret_file(&config.data_dir.join("projection.db"))?,
+            &recovered,
+        )?;
         let shared = projector.shared();
         let segment = recovered.segments.last().cloned();
         let segment = segment.ok_or_else(|| OpenError::Journal("no segment".to_owned()))?;
@@ -132,11 +135,7 @@ impl Embedded {
             event_bytes: config.event_bytes_max,
         };
         let durable = recovered.next_seq - 1;
-        let mut desks = Desks::new(limits, rand::random(), durable);
-        for (key, last) in shared.read_blocking(queries::backlogs)? {
-            desks.backlog(key, last);
-            due.mark([key]);
-        }
+        let desks = backlogged(Desks::new(limits, rand::random(), durable), &shared, &due)?;
         let core = Arc::new(Core {
             intake: Arc::default(),
             space: Space::new(
@@ -192,7 +191,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 }
 
 /// Makes a directory that only its owner can read.
-fn make_dir(path: &Path) -> Result<(), OpenError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -206,8 +205,17 @@ fn sync_dir(path: &Path) -> Result<(), OpenError> {
         .map_err(at(path))
 }
 
+/// Tells desks and dispatcher which destinations have something waiting from before.
+fn backlogged(mut desks: Desks, projection: &Projection, due: &Due) -> Result<Desks, OpenError> {
+    for (key, last) in projection.read_blocking(queries::backlogs)? {
+        desks.backlog(key, last);
+        due.mark([key]);
+    }
+    Ok(desks)
+}
+
 /// Makes sure that only the owner can read a file that somebody else will open.
-fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
+pub(super) fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
     OpenOptions::new()
         .create(true)
         .append(true)
@@ -217,7 +225,7 @@ fn secret_file(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(path.to_owned())
 }
 
-fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
+pub(super) fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("lock");
     let file = OpenOptions::new()
         .create(true)

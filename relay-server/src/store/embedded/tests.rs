@@ -50,3 +50,5 @@ mod restarting {
     use super::*;
     crate::store_conformance!(Stage::set(open(config), true).await);
 }
+
+mod faults;

@@ -28,7 +28,7 @@ pub trait JournalFs: fmt::Debug + Send + Sync + 'static {
 /// One segment's file.
 pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
     /// Its length, in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// Fills the buffer from an offset.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of it.
@@ -105,7 +105,7 @@ impl JournalFs for RealFs {
 }
 
 impl JournalFile for File {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

@@ -18,6 +18,12 @@ pub(crate) mod intake;
 
 pub(crate) mod writer;
 
+#[cfg(test)]
+pub(crate) mod sim;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     io,
@@ -91,7 +97,7 @@ impl Reader {
     /// The record at a position, checked. Blocks on the disk.
     pub(crate) fn read(&self, position: Position) -> Result<(Header, Bytes), ReadError> {
         let segment = self.segment(position)?;
-        let length = segment.file.len().map_err(ReadError::Io)?;
+        let length = segment.file.length().map_err(ReadError::Io)?;
         let left = length.saturating_sub(position.offset);
         let guess = usize::try_from(left).unwrap_or(0).min(GUESS_BYTES);
         let mut bytes = vec![0; guess];

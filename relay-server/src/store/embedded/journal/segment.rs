@@ -82,7 +82,7 @@ impl Segment {
     pub(crate) fn load(fs: &dyn JournalFs, number: u32) -> Result<Option<Self>, SegmentError> {
         let io = |error| SegmentError::Io(number, error);
         let file = fs.open(number).map_err(io)?;
-        let bytes = file.len().map_err(io)?;
+        let bytes = file.length().map_err(io)?;
         let mut page = [0; DATA_AT as usize];
         if bytes < DATA_AT {
             return Ok(None);
@@ -153,7 +153,7 @@ impl Segment {
 
     /// Everything in it. At start only: it may be large.
     pub(crate) fn read_all(&self) -> io::Result<Bytes> {
-        let length = usize::try_from(self.file.len()?).map_err(io::Error::other)?;
+        let length = usize::try_from(self.file.length()?).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, 0)?;
         Ok(Bytes::from(bytes))

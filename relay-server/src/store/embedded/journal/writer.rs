@@ -87,7 +87,7 @@ impl<E, S: Sink<E>> Writer<E, S> {
     }
 
     /// Writes in as many batches as segments ask for.
-    fn write_all(&mut self, mut ops: Vec<Op<E>>) {
+    pub(crate) fn write_all(&mut self, mut ops: Vec<Op<E>>) {
         loop {
             if self.failed.get().is_some() {
                 self.refuse(ops, &self.unavailable());
