@@ -21,7 +21,8 @@ impl Stage {
     }
 
     async fn with(source: Value) -> Self {
-        let relay = Relay::start().await;
+        // All that it could ever log, so that whatever leaks is seen.
+        let relay = Relay::plan().set("log-level", "trace").start().await;
         let service = Service::start().await;
         let journey = Journey::create(&relay.api(), "stripe", source).await;
         let agent = Agent::run(&relay, &journey, &service.url());
