@@ -29,6 +29,13 @@ pub enum Command {
         relay-agent listen 3000 --source github --server https://relay.example.com --token-file token\n  \
         relay-agent listen http://localhost:8080/hook --source '*' --output json")]
     Listen(Listen),
+    /// Send a test event of a source: the relay signs it as the provider would, and delivers it
+    ///
+    /// It goes to every destination of the source. The secret stays on the relay.
+    #[command(after_help = "Examples:\n  \
+        relay-agent send stripe --event charge.succeeded\n  \
+        relay-agent send github --event push --data @push.json")]
+    Send(Send),
     /// Serve the destinations of agent.toml, as a service
     Run(Run),
     /// Look at the configuration
@@ -86,6 +93,28 @@ pub struct Listen {
     /// Time the service has to answer, such as 30s
     #[arg(long, value_name = "TIME", env = "HOOKFERRY_TIMEOUT")]
     pub timeout: Option<String>,
+}
+
+/// `relay-agent send`.
+#[derive(Debug, ClapArgs)]
+pub struct Send {
+    /// Source to send as, by name
+    pub source: String,
+    /// What the provider calls this kind of event, such as charge.succeeded
+    #[arg(long, value_name = "TYPE")]
+    pub event: Option<String>,
+    /// The body: a text, @FILE, or - for the standard input [default: what the provider sends]
+    #[arg(long, value_name = "TEXT|@FILE|-")]
+    pub data: Option<String>,
+    /// What the body is
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Path and query below the source's URL
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// `relay-agent run` and `relay-agent config check`.

@@ -204,6 +204,11 @@ codes! {
     "check `server`: it must be the relay's public address"
     "Something answered, but not a Hookferry relay: it does not know /agent/v1/connect or does not \
      speak hookferry.v1. The agent keeps trying, in case a load balancer was not ready."
+    /// The relay does not make the test event.
+    SendRefused "E-SEND-REFUSED" Failure
+    "see the detail; `relay-server source get NAME` shows the state and the preset of the source"
+    "The relay made no test event. Perhaps only the provider can sign for this source, the source is \
+     disabled or still awaits its provider's handshake, or the body is larger than it takes."
     /// The relay has no room.
     RelayBusy "E-RELAY-BUSY" Unreachable
     "nothing, the agent comes back when the relay asked it to; if it stays, ask the relay's operator"

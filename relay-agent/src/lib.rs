@@ -11,6 +11,7 @@
 //! - [`forward`]: the call to the service;
 //! - [`report`]: what came of it, for the relay;
 //! - [`terminal`], [`status`]: the same for people and for supervisors;
+//! - [`send`]: a test event, made by the relay on request;
 //! - [`explain`]: every error code in words.
 //!
 //! [`net`] and [`tls`] are the two things that `link` and `forward` share.
@@ -34,6 +35,8 @@ pub mod report;
 pub mod terminal;
 
 pub mod status;
+
+pub mod send;
 
 pub mod explain;
 

@@ -11,6 +11,7 @@ use relay_agent::{
     args::{Args, Command, ConfigCommand, LogFormat},
     config::{Config, Loaded, LogConfig, Process},
     explain::{self, Code, Exit, Failure},
+    send,
     terminal::{Lines, Log, View},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,12 @@ fn execute(command: Command) -> Result<(), Failure> {
             let view = Lines::new(args.output).map_err(no_thread)?;
             start_logging(&config.log);
             serve(config, Box::new(view))
+        }
+        Command::Send(args) => {
+            let sent = send::run(&args, &Process)?;
+            let _ = writeln!(std::io::stderr(), "{sent}");
+            print(&sent.id);
+            Ok(())
         }
         Command::Run(args) => {
             let config = Loaded::run(&args, &Process)?.config;

@@ -248,11 +248,50 @@ pub enum SourceCommand {
         #[arg(long)]
         drop_old: bool,
     },
+    /// Send a test event: signed as its provider would, and delivered like any other.
+    #[command(
+        after_help = "Examples:\n  relay-server source test stripe --event charge.refunded\n  relay-server source test github --event push --data @push.json"
+    )]
+    Test {
+        /// Name or id.
+        source: String,
+        /// What the test is.
+        #[command(flatten)]
+        test: TestArgs,
+    },
+    /// Print the secret that a handshake brought, for providers that ask for it on a page.
+    HandshakeSecret {
+        /// Name or id.
+        source: String,
+    },
     /// Delete a source with its routes; its events stay.
     Delete {
         /// Name or id.
         source: String,
     },
+}
+
+/// A test event. What is left out looks like the provider's own.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// What the provider calls this kind of event, such as charge.succeeded.
+    #[arg(long, value_name = "TYPE")]
+    pub event: Option<String>,
+    /// The body: a text, @FILE, or - for standard input.
+    #[arg(long, value_name = "TEXT|@FILE|-")]
+    pub data: Option<String>,
+    /// What the body is [default: what its provider sends].
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// One more header field; may be given more than once.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The method [default: the first that the source takes].
+    #[arg(long)]
+    pub method: Option<String>,
+    /// Path and query below the source's URL.
+    #[arg(long)]
+    pub path: Option<String>,
 }
 
 /// A source to create.

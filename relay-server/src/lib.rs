@@ -19,6 +19,8 @@ pub mod ingress;
 
 pub mod verify;
 
+pub mod outbound;
+
 pub mod lifecycle;
 
 pub mod store;

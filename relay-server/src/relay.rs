@@ -21,11 +21,12 @@ use crate::{
     dispatch::{DispatchHandle, Dispatcher},
     ingress::{BodyDeadlines, Ingress, IngressConfig},
     listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, TlsError},
+    outbound::{Errands, Network, Outbound, PreloadError, preload},
     problem::{Code, Problem},
     session::{self, Registry, SessionContext},
     settle::Settler,
     store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
-    tenancy::{SecretKey, Tenancy},
+    tenancy::{ProviderKeys, SecretKey, Tenancy, TenancyConfig},
 };
 
 /// Where agents connect.
@@ -67,6 +68,9 @@ pub enum StartError {
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Preloaded keys cannot be used.
+    #[error("keys_dir: {0}")]
+    Keys(#[from] PreloadError),
     /// The settings cannot be read.
     #[error("cannot read the settings: {0}")]
     Settings(#[from] StoreError),
@@ -82,6 +86,7 @@ pub struct Relay {
     stores: Stores,
     tenancy: Arc<Tenancy>,
     ingress: Arc<Ingress>,
+    errands: Errands,
     public_url: String,
     grace: Duration,
 }
@@ -110,13 +115,19 @@ impl Relay {
         let (public, public_addr) = bind(config.listen, tls, limits).await?;
         let (admin, admin_addr) = bind(config.admin_listen, None, limits).await?;
 
+        let keys = config.keys_dir.as_deref().map(preload).transpose()?;
+        let (outbound, errands) = Outbound::new(keys.unwrap_or_default(), Network::of_system());
         let events = Arc::clone(&stores.events);
+        let tenancy_config = TenancyConfig {
+            provider_keys: ProviderKeys::new(Arc::<Outbound>::clone(&outbound)),
+            ..config.tenancy()
+        };
         let tenancy = Tenancy::open(
             Arc::clone(&stores.settings),
             Arc::clone(&events),
             key,
             clock,
-            config.tenancy(),
+            tenancy_config,
         );
         let tenancy = Arc::new(tenancy.await?);
         let public_url = config
@@ -131,7 +142,12 @@ impl Relay {
             public_url: public_url.clone(),
             trusted_proxies: config.trusted_proxies(),
         };
-        let ingress = Arc::new(Ingress::new(ingress, Arc::clone(&tenancy), events));
+        let ingress = Arc::new(Ingress::new(
+            ingress,
+            Arc::clone(&tenancy),
+            events,
+            outbound,
+        ));
         let grace = Duration::from_secs(config.session.grace_s);
         Ok(Self {
             public,
@@ -141,6 +157,7 @@ impl Relay {
             stores,
             tenancy,
             ingress,
+            errands,
             public_url,
             grace,
         })
@@ -191,21 +208,25 @@ impl Relay {
             grace: self.grace,
             public_url: self.public_url.clone(),
         });
-        let public = Arc::new(PublicDoor {
-            ingress: self.ingress,
-            sessions,
-        });
-        let admin = Arc::new(AdminDoor(api::router(api::ApiState {
+        let api = api::ApiState {
             tenancy: Arc::clone(&self.tenancy),
             events: Arc::clone(&events),
             queries,
+            ingress: Arc::clone(&self.ingress),
             public_url: self.public_url,
-        })));
+        };
+        let public = Arc::new(PublicDoor {
+            ingress: self.ingress,
+            sessions,
+            api: api.clone(),
+        });
+        let admin = Arc::new(AdminDoor(api::router(api)));
 
         let mut vital = JoinSet::new();
         vital.spawn(self.public.serve(public, tasks.clone(), draining.clone()));
         vital.spawn(self.admin.serve(admin, tasks.clone(), stop.clone()));
         vital.spawn(dispatcher.run(stop.clone()));
+        vital.spawn(self.errands.run(stop.clone()));
         vital.spawn(sweep_listeners(self.tenancy, stop.clone()));
         Running {
             vital,
@@ -310,6 +331,7 @@ impl Running {
 struct PublicDoor {
     ingress: Arc<Ingress>,
     sessions: Arc<SessionContext>,
+    api: api::ApiState,
 }
 
 impl Handler for PublicDoor {
@@ -327,6 +349,9 @@ impl Handler for PublicDoor {
         }
         if path.starts_with("/in/") {
             return self.ingress.answer(request, peer, &head).await;
+        }
+        if path == api::SEND_PATH {
+            return api::send_from_agent(&self.api, request).await;
         }
         Problem::new(Code::SourceUnknown).into_response()
     }

@@ -9,6 +9,8 @@ mod journey;
 
 mod ingress;
 
+mod handshakes;
+
 mod bytes;
 
 mod delivery;

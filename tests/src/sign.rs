@@ -16,7 +16,7 @@ pub fn now_s() -> u64 {
 
 /// The value of Stripe's `Stripe-Signature`.
 pub fn stripe(secret: &str, at_s: u64, body: &[u8]) -> String {
-    let mac = hmac(
+    let mac = hmac_sha256(
         secret.as_bytes(),
         &[at_s.to_string().as_bytes(), b".", body],
     );
@@ -25,7 +25,10 @@ pub fn stripe(secret: &str, at_s: u64, body: &[u8]) -> String {
 
 /// The value of GitHub's `X-Hub-Signature-256`.
 pub fn github(secret: &str, body: &[u8]) -> String {
-    format!("sha256={}", hex::encode(hmac(secret.as_bytes(), &[body])))
+    format!(
+        "sha256={}",
+        hex::encode(hmac_sha256(secret.as_bytes(), &[body]))
+    )
 }
 
 /// The value of `webhook-signature` of Standard Webhooks; `secret` starts with `whsec_`.
@@ -33,7 +36,7 @@ pub fn standard_webhooks(secret: &str, id: &str, at_s: u64, body: &[u8]) -> Stri
     let key = STANDARD
         .decode(secret.strip_prefix("whsec_").unwrap())
         .unwrap();
-    let mac = hmac(
+    let mac = hmac_sha256(
         &key,
         &[id.as_bytes(), b".", at_s.to_string().as_bytes(), b".", body],
     );
@@ -45,7 +48,8 @@ pub fn digest(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }
 
-fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+/// HMAC-SHA-256 over the parts.
+pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     for part in parts {
         mac.update(part);

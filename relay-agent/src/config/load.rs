@@ -175,6 +175,31 @@ impl Loaded {
     }
 }
 
+/// How a command that makes one request reaches the relay.
+#[derive(Debug)]
+pub struct Reach {
+    /// The relay and the token.
+    pub link: LinkConfig,
+    /// Certificates to trust beside those of the operating system.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Reach {
+    /// Loads it from flags, environment and file, of which none is needed.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] that ends the command, mostly with exit code 4.
+    pub fn load(args: &LinkArgs, environment: &impl Environment) -> Result<Self, Failure> {
+        let (_, file) = find_file(args, environment)?;
+        let mut origins = Origins::default();
+        Ok(Self {
+            link: link(args, &file, environment, &mut origins)?,
+            ca_file: ca_file(args, &file, &mut origins),
+        })
+    }
+}
+
 /// What `config check` prints.
 impl Display for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

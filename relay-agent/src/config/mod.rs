@@ -9,7 +9,7 @@ mod load;
 pub(crate) mod value;
 
 pub use file::{FileConfig, ForwardConfig};
-pub use load::{Environment, Loaded, Process};
+pub use load::{Environment, Loaded, Process, Reach};
 pub use value::{ServerUrl, Token, parse_duration};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

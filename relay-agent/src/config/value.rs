@@ -69,6 +69,11 @@ impl ServerUrl {
         format!("{}/agent/v1/connect", self.path)
     }
 
+    /// The path that test events are sent to.
+    pub fn send_path(&self) -> String {
+        format!("{}/agent/v1/send", self.path)
+    }
+
     /// Whether the relay is on this machine, so that plain HTTP leaks nothing.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {

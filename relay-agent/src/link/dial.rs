@@ -8,7 +8,7 @@ use std::{
 
 use http::{Request, header};
 use protocol::limits;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{handshake::client::generate_key, protocol::WebSocketConfig},
@@ -60,14 +60,44 @@ impl Dialer {
     ///
     /// A [`DialError`], which knows whether and when trying again makes sense.
     pub(super) async fn dial(&self) -> Result<Box<Socket>, DialError> {
-        let addresses = self.resolve().await?;
-        let stream = net::connect(&addresses, CONNECT_MAX)
-            .await
-            .map_err(DialError::Connect)?;
-        match timeout(UPGRADE_MAX, self.upgrade(stream)).await {
+        let stream = self.connect().await?;
+        let opening = async { self.upgrade(self.secure(stream).await?).await };
+        match timeout(UPGRADE_MAX, opening).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Slow(UPGRADE_MAX)),
         }
+    }
+
+    /// Opens a connection for one plain request, TLS included.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`].
+    pub(crate) async fn open(&self) -> Result<net::Stream, DialError> {
+        let stream = self.connect().await?;
+        match timeout(UPGRADE_MAX, self.secure(stream)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Slow(UPGRADE_MAX)),
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, DialError> {
+        let addresses = self.resolve().await?;
+        net::connect(&addresses, CONNECT_MAX)
+            .await
+            .map_err(DialError::Connect)
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<net::Stream, DialError> {
+        let server = &self.config.server;
+        Ok(match &self.tls {
+            Some(tls) if server.tls => net::Stream::Tls(
+                tls.connect(&server.host, stream)
+                    .await
+                    .map_err(DialError::Tls)?,
+            ),
+            _ => net::Stream::Plain(stream),
+        })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
@@ -103,16 +133,8 @@ impl Dialer {
         Ok(known)
     }
 
-    async fn upgrade(&self, stream: tokio::net::TcpStream) -> Result<Box<Socket>, DialError> {
+    async fn upgrade(&self, stream: net::Stream) -> Result<Box<Socket>, DialError> {
         let server = &self.config.server;
-        let stream = match &self.tls {
-            Some(tls) if server.tls => net::Stream::Tls(
-                tls.connect(&server.host, stream)
-                    .await
-                    .map_err(DialError::Tls)?,
-            ),
-            _ => net::Stream::Plain(stream),
-        };
         let request = Request::builder()
             .uri(server.connect_url())
             .header(header::HOST, &server.authority)

@@ -55,7 +55,8 @@ impl DialError {
         }
     }
 
-    fn from_response(response: &Response<Option<Vec<u8>>>) -> Self {
+    /// What an answer that is no success means.
+    pub(crate) fn from_response(response: &Response<Option<Vec<u8>>>) -> Self {
         let header = |name| response.headers().get(name)?.to_str().ok();
         let retry_after = header(header::RETRY_AFTER).and_then(parse_retry_after);
         let body = response.body().as_deref().unwrap_or_default();
@@ -169,7 +170,7 @@ fn with_detail(detail: &str) -> String {
 }
 
 /// Text of the relay, fit for a terminal.
-fn for_people(text: &str) -> String {
+pub(crate) fn for_people(text: &str) -> String {
     text.chars()
         .filter(|character| !character.is_control())
         .take(DETAIL_CHARS_MAX)

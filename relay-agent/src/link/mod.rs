@@ -18,6 +18,7 @@ mod socket;
 pub use dial::Dialer;
 pub use driver::Driver;
 pub use error::DialError;
+pub(crate) use {driver::PROGRAM, error::for_people};
 
 /// Names a connection for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,6 +19,13 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Caller(Arc<Token>);
 
+/// A caller with a valid token of an agent.
+#[derive(Debug)]
+pub(super) struct AgentCaller {
+    pub(super) tenant: TenantId,
+    pub(super) token: Arc<Token>,
+}
+
 /// An operator: a caller who may manage tenants.
 #[derive(Debug)]
 pub(super) struct Operator;
@@ -35,20 +42,7 @@ impl FromRequestParts<ApiState> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let unauthorised = || Problem::new(Code::Unauthorised);
-        let header = parts
-            .headers
-            .get(header::AUTHORIZATION)
-            .ok_or_else(unauthorised)?;
-        let header = header.to_str().map_err(|_| unauthorised())?;
-        let (scheme, text) = header.split_once(' ').ok_or_else(unauthorised)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(unauthorised());
-        }
-        let directory = state.tenancy.directory();
-        let token = directory
-            .authenticate(text.trim(), state.tenancy.now())
-            .map_err(|_| unauthorised())?;
+        let token = authenticate(parts, state)?;
         if token.kind != TokenKind::Api {
             let why = format!(
                 "the API takes tokens of kind api; this one is of kind {}",
@@ -57,6 +51,38 @@ impl FromRequestParts<ApiState> for Caller {
             return Err(Problem::new(Code::Forbidden).detail(why));
         }
         Ok(Self(token))
+    }
+}
+
+/// The valid token that a request carries, of any kind.
+fn authenticate(parts: &Parts, state: &ApiState) -> Result<Arc<Token>, Problem> {
+    let unauthorised = || Problem::new(Code::Unauthorised);
+    let header = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .ok_or_else(unauthorised)?;
+    let header = header.to_str().map_err(|_| unauthorised())?;
+    let (scheme, text) = header.split_once(' ').ok_or_else(unauthorised)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unauthorised());
+    }
+    let directory = state.tenancy.directory();
+    directory
+        .authenticate(text.trim(), state.tenancy.now())
+        .map_err(|_| unauthorised())
+}
+
+impl FromRequestParts<ApiState> for AgentCaller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let token = authenticate(parts, state)?;
+        let is_agent = token.kind == TokenKind::Agent
+            && (token.may(Scope::Connect) || token.may(Scope::Listen));
+        match token.tenant {
+            Some(tenant) if is_agent => Ok(Self { tenant, token }),
+            _ => Err(Problem::new(Code::Forbidden).detail("The token is not an agent's.")),
+        }
     }
 }
 

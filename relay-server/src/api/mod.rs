@@ -15,6 +15,8 @@ mod tenants;
 
 mod sources;
 
+mod test_events;
+
 mod destinations;
 
 mod routes;
@@ -37,9 +39,11 @@ use axum::{
     routing::{get, post},
 };
 use serde::Serialize;
+pub(crate) use test_events::{SEND_PATH, send_from_agent};
 use tracing::{error, warn};
 
 use crate::{
+    ingress::Ingress,
     problem::{Code, Problem},
     store::{Events, Queries, StoreError},
     tenancy::{Tenancy, TenancyError},
@@ -57,6 +61,8 @@ pub struct ApiState {
     pub events: Arc<dyn Events>,
     /// Lists.
     pub queries: Arc<dyn Queries>,
+    /// Takes test events.
+    pub ingress: Arc<Ingress>,
     /// What providers see, without a final slash.
     pub public_url: String,
 }
@@ -80,6 +86,11 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/sources/{source}/rotate-secret",
             post(sources::rotate_secret),
+        )
+        .route("/sources/{source}/test", post(test_events::send))
+        .route(
+            "/sources/{source}/handshake-secret",
+            get(sources::handshake_secret),
         )
         .route(
             "/destinations",

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     problem::{Code, Problem},
     tenancy::{
-        Dedupe, Invalid, IpRange, LiveSource, Name, NewSource, SchemeChoice, Source,
+        Dedupe, Invalid, IpRange, LiveSource, Name, NewSource, NotReady, SchemeChoice, Source,
         SourceSettings, TenancyError,
     },
     verify::{RuleSpec, Secret},
@@ -36,6 +36,9 @@ pub(super) struct SourceView {
     rule: Option<RuleSpec>,
     vars: BTreeMap<String, String>,
     public_keys: Vec<String>,
+    /// `ready`, `awaiting_handshake` until the provider has brought the secret, or `unusable` if its
+    /// settings or secrets no longer work.
+    state: &'static str,
     /// When each secret was added; the secrets themselves are never shown.
     secrets: Vec<SecretView>,
     methods: Vec<String>,
@@ -51,6 +54,8 @@ pub(super) struct SourceView {
 #[derive(Debug, Serialize)]
 struct SecretView {
     added_at: String,
+    /// Whether the provider brought it in a handshake.
+    by_handshake: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,6 +73,7 @@ fn view(state: &ApiState, source: &Source) -> SourceView {
     };
     let secrets = source.secrets.iter().map(|secret| SecretView {
         added_at: secret.added_at.to_string(),
+        by_handshake: secret.by_handshake,
     });
     SourceView {
         id: source.id.to_string(),
@@ -78,6 +84,7 @@ fn view(state: &ApiState, source: &Source) -> SourceView {
         rule,
         vars: settings.vars.clone(),
         public_keys: settings.public_keys.clone(),
+        state: readiness(state, source),
         secrets: secrets.collect(),
         methods: settings.methods(),
         body_bytes_max: settings.body_bytes_max,
@@ -91,6 +98,18 @@ fn view(state: &ApiState, source: &Source) -> SourceView {
         version: source.revision.version,
         created_at: source.revision.created_at.to_string(),
         updated_at: source.revision.updated_at.to_string(),
+    }
+}
+
+fn readiness(state: &ApiState, source: &Source) -> &'static str {
+    if source.awaits_handshake() {
+        return "awaiting_handshake";
+    }
+    let directory = state.tenancy.directory();
+    let live = directory.source(source.tenant, source.id);
+    match live.map(|live| &live.verifier) {
+        Some(Err(NotReady::Unusable(_))) => "unusable",
+        _ => "ready",
     }
 }
 
@@ -350,6 +369,26 @@ pub(super) async fn rotate_secret(
             .await
     };
     Ok(Answer::ok(view(&state, &*complete(rotate).await?)))
+}
+
+/// A secret that goes out: the only kind that does. Not `Debug`.
+#[derive(Serialize)]
+pub(super) struct HandshakeSecret {
+    secret: String,
+}
+
+/// The secret that the provider brought in a handshake, and that its owner must show to it.
+pub(super) async fn handshake_secret(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+) -> Result<Answer<HandshakeSecret>, Problem> {
+    let live = find(&state, tenant, &source)?;
+    let secret = state.tenancy.handshake_secret(&live.source);
+    let secret = secret.map_err(|error| Problem::from(&error))?;
+    Ok(Answer::ok(HandshakeSecret {
+        secret: String::from_utf8_lossy(secret.expose()).into_owned(),
+    }))
 }
 
 pub(super) async fn delete(

@@ -49,8 +49,10 @@ impl Api {
         let key = SecretKey::from_bytes(&[1; 32]);
         let config = TenancyConfig::default();
         let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
+        let tenancy = Arc::new(tenancy.await.unwrap());
         let state = ApiState {
-            tenancy: Arc::new(tenancy.await.unwrap()),
+            ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
+            tenancy,
             events: store.clone(),
             queries: store.clone(),
             public_url: "https://hooks.example.com".to_owned(),

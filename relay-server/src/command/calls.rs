@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
     DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, RouteCommand,
-    SecretArgs, SourceArgs, SourceCommand, TenantCommand, TokenCommand,
+    SecretArgs, SourceArgs, SourceCommand, TenantCommand, TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -121,6 +122,14 @@ pub(super) fn source(command: SourceCommand) -> Result<Call, Failure> {
             let body = json!({ "secret": secret, "drop_old": drop_old });
             Call::post(&["sources", &source, "rotate-secret"], body)
         }
+        SourceCommand::Test { source, test } => {
+            Call::post(&["sources", &source, "test"], test_event(test)?)
+        }
+        SourceCommand::HandshakeSecret { source } => {
+            let mut call = Call::get(&["sources", &source, "handshake-secret"]);
+            call.show = Show::HandshakeSecret;
+            call
+        }
         SourceCommand::Delete { source } => Call::delete(&["sources", &source]),
     })
 }
@@ -133,6 +142,45 @@ fn create_source(new: NewSourceArgs) -> Result<Call, Failure> {
         body.insert("secrets".to_owned(), secrets.into());
     }
     Ok(Call::post(&["sources"], body.into()))
+}
+
+fn test_event(args: TestArgs) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Option<Value>| {
+        body.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    set("type", args.event.map(Value::from));
+    match args.data.map(|data| read_data(&data)).transpose()? {
+        None => {}
+        Some(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => set("body", Some(text.into())),
+            Err(binary) => {
+                let text = BASE64_STANDARD.encode(binary.as_bytes());
+                set("body_base64", Some(text.into()));
+            }
+        },
+    }
+    set("content_type", args.content_type.map(Value::from));
+    let mut headers = Map::new();
+    for field in &args.headers {
+        let (name, value) = field.split_once(':').ok_or_else(|| {
+            Failure::Plain(format!("--header {field}: write it as \"NAME: VALUE\""))
+        })?;
+        headers.insert(name.trim().to_owned(), value.trim().into());
+    }
+    set("headers", (!headers.is_empty()).then(|| headers.into()));
+    set("method", args.method.map(Value::from));
+    set("path", args.path.map(Value::from));
+    Ok(body.into())
+}
+
+/// The body of a test: the text itself, or what a file or the standard input holds.
+fn read_data(data: &str) -> Result<Vec<u8>, Failure> {
+    match data.strip_prefix('@') {
+        Some(path) => read_file(Path::new(path)),
+        None if data == "-" => read_file(Path::new("-")),
+        None => Ok(data.as_bytes().to_vec()),
+    }
 }
 
 fn source_settings(args: SourceArgs) -> Result<Map<String, Value>, Failure> {
@@ -333,21 +381,27 @@ fn read_secrets(args: &SecretArgs) -> Result<Vec<String>, Failure> {
 
 /// Reads a small text file; `-` is standard input.
 pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read_file(path)?)
+        .map_err(|_| Failure::Plain(format!("cannot read {}: it is no text", path.display())))
+}
+
+/// Reads a small file; `-` is standard input.
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Plain(format!("cannot read {}: {error}", path.display()))
     };
-    let mut text = String::new();
+    let mut content = Vec::new();
     let read = if path.as_os_str() == "-" {
         std::io::stdin()
             .take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)
+            .read_to_end(&mut content)
     } else {
         let file = fs::File::open(path).map_err(|error| failed(&error))?;
-        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)
     };
     let bytes = read.map_err(|error| failed(&error))?;
     if bytes as u64 > FILE_BYTES_MAX {
         return Err(failed(&format!("it is longer than {FILE_BYTES_MAX} bytes")));
     }
-    Ok(text)
+    Ok(content)
 }

@@ -23,6 +23,8 @@ pub(super) enum Show {
     Raw,
     /// The token alone, or written to a file.
     NewToken(Option<PathBuf>),
+    /// The secret alone.
+    HandshakeSecret,
     /// As a table.
     Tenants,
     /// As a table.
@@ -49,7 +51,9 @@ type Column = (&'static str, fn(&Value) -> String);
 impl Show {
     fn columns(&self) -> &'static [Column] {
         match self {
-            Self::Item | Self::Deleted | Self::Raw | Self::NewToken(_) => &[],
+            Self::Item | Self::Deleted | Self::Raw | Self::NewToken(_) | Self::HandshakeSecret => {
+                &[]
+            }
             Self::Tenants => &[
                 ("NAME", |v| text(v, "name")),
                 ("ID", |v| text(v, "id")),
@@ -124,6 +128,9 @@ pub(super) fn show(connection: &Connection, show: Show, answer: &[u8]) -> Result
     }
     let mut value: Value = serde_json::from_slice(answer)
         .map_err(|error| Failure::Plain(format!("the relay's answer is not JSON: {error}")))?;
+    if matches!(show, Show::HandshakeSecret) && connection.output == Output::Text {
+        return print(format!("{}\n", text(&value, "secret")).as_bytes());
+    }
     if let Show::NewToken(Some(path)) = &show {
         let token = value
             .as_object_mut()

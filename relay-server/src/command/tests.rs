@@ -7,6 +7,7 @@ use crate::{
     api::{self, ApiState},
     args::{Cli, InitArgs},
     clock::{Clock as _, SystemClock},
+    ingress::Ingress,
     store::{Due, Settings, memory::Memory},
     tenancy::{SecretKey, Tenancy, TenancyConfig, create_operator_token},
 };
@@ -30,6 +31,7 @@ impl Desk {
         let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
         let tenancy = Arc::new(tenancy.await.unwrap());
         let router = api::router(ApiState {
+            ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
             tenancy: Arc::clone(&tenancy),
             events: store.clone(),
             queries: store,

@@ -83,6 +83,12 @@ pub const KEYS: &[Key] = &[
         "The key that encrypts providers' secrets [default: secret_key in the data directory]",
     ),
     key(
+        "keys_dir",
+        Shape::Text,
+        "DIR",
+        "Providers' public keys in *.json, for networks without a way out [default: none]",
+    ),
+    key(
         "tls_cert",
         Shape::Text,
         "FILE",

@@ -42,6 +42,9 @@ pub struct Config {
     /// The key that encrypts providers' secrets, if not `secret_key` in the data directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// Providers' public keys for networks without a way out; none if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_dir: Option<PathBuf>,
     /// The certificate chain of the public listener, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
@@ -120,6 +123,7 @@ impl Default for Config {
             public_url: None,
             data_dir: PathBuf::from("/var/lib/hookferry"),
             key_file: None,
+            keys_dir: None,
             tls_cert: None,
             tls_key: None,
             allow_plain_http: false,
@@ -189,6 +193,7 @@ impl Config {
     pub fn tenancy(&self) -> TenancyConfig {
         TenancyConfig {
             listen_expiry: Duration::from_secs(self.session.listen_expiry_s),
+            ..TenancyConfig::default()
         }
     }
 

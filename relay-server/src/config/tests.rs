@@ -208,6 +208,7 @@ fn the_list_of_keys_is_complete() {
     let mut everything = Config {
         public_url: Some(String::new()),
         key_file: Some(PathBuf::new()),
+        keys_dir: Some(PathBuf::new()),
         ..Config::default()
     };
     everything.tls_cert = everything.key_file.clone();

@@ -15,37 +15,26 @@ use http::{
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
-use protocol::{
-    frame::Headers,
-    id::{DeliveryId, EventId},
-};
-use sha2::{Digest, Sha256};
-use tracing::{debug, error, warn};
+use protocol::{frame::Headers, id::EventId};
 
 use super::{
     ambiguity,
     body::{self, BodyDeadlines, BodyError, BodyMemory},
+    receive::{Received, Taken},
     target::Target,
 };
 use crate::{
     clock::Timestamp,
-    ids,
-    lifecycle::{Event, Verification},
     listener::{Head, Peer},
+    outbound::Outbound,
     problem::{Code, Problem},
-    store::{Appended, Events, NewDelivery, NewEvent},
-    tenancy::{IpRange, LiveSource, SourceSettings, Tenancy},
-    verify::{self, Refusal, Verifier},
+    store::Events,
+    tenancy::{IpRange, LiveSource, Tenancy},
+    verify,
 };
 
 /// The answer to a provider.
 pub(super) type Answer = Response<Full<Bytes>>;
-
-/// The longest id of a provider's that is remembered, in bytes.
-const PROVIDER_ID_BYTES_MAX: usize = 512;
-
-/// When to try again while a provider's key is missing or settings are broken.
-const KEY_RETRY: Duration = Duration::from_secs(30);
 
 /// The bounds of the ingress.
 #[derive(Debug, Clone)]
@@ -76,21 +65,28 @@ pub struct IngressCounters {
 /// The public URL of every source.
 #[derive(Debug)]
 pub struct Ingress {
-    config: IngressConfig,
-    tenancy: Arc<Tenancy>,
-    store: Arc<dyn Events>,
+    pub(super) config: IngressConfig,
+    pub(super) tenancy: Arc<Tenancy>,
+    pub(super) store: Arc<dyn Events>,
+    pub(super) outbound: Arc<Outbound>,
     memory: BodyMemory,
-    counters: IngressCounters,
+    pub(super) counters: IngressCounters,
 }
 
 impl Ingress {
     /// An ingress over the sources of `tenancy`.
-    pub fn new(config: IngressConfig, tenancy: Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
+    pub fn new(
+        config: IngressConfig,
+        tenancy: Arc<Tenancy>,
+        store: Arc<dyn Events>,
+        outbound: Arc<Outbound>,
+    ) -> Self {
         let memory = BodyMemory::new(config.body_bytes_in_flight_max);
         Self {
             config,
             tenancy,
             store,
+            outbound,
             memory,
             counters: IngressCounters::default(),
         }
@@ -140,11 +136,7 @@ impl Ingress {
             return Err(Problem::new(Code::Request).detail(detail));
         }
 
-        let bytes_max = live
-            .source
-            .settings
-            .body_bytes_max
-            .min(self.config.body_bytes_max);
+        let bytes_max = self.body_bytes_max(&live);
         let body = body::read(
             incoming,
             bytes_max,
@@ -154,35 +146,30 @@ impl Ingress {
         .await
         .map_err(|error| body_problem(&error, bytes_max))?;
         let headers = to_headers(&parts.headers);
-        let url = format!(
-            "{}/in/{}{}",
-            self.config.public_url, target.key, target.rest
-        );
-        let seen = verify::Request {
-            method: parts.method.as_str(),
-            url: &url,
-            headers: &headers,
-            body: &body.bytes,
-        };
-        let known = match examine(&live, &seen, arrival.at)? {
-            Examined::Challenge(answer) => return Ok(handshake_answer(answer)),
-            Examined::Event(known) => known,
-        };
-        let event = Event {
-            id: EventId::from_u128(ids::fresh(arrival.at)),
-            tenant: live.source.tenant,
-            source: live.source.id,
-            received_at: arrival.at,
+        let received = Received {
             method: parts.method.as_str().to_owned(),
+            url: self.url(target.key, target.rest),
             target: target.rest.to_owned(),
             headers,
             body: body.bytes.clone(),
-            verification: known.verification,
-            event_type: known.event_type,
-            provider_id: known.provider_id,
             remote: Some(arrival.remote),
+            at: arrival.at,
         };
-        self.append(&live, event).await
+        Ok(match self.take(&live, received).await? {
+            Taken::Challenge(answer) => handshake_answer(answer),
+            Taken::Event(event) => accepted(&live, event.id),
+        })
+    }
+
+    /// What providers know a place below a source's URL by.
+    pub(super) fn url(&self, key: &str, rest: &str) -> String {
+        format!("{}/in/{key}{rest}", self.config.public_url)
+    }
+
+    /// The largest body that a source takes, in bytes.
+    pub(super) fn body_bytes_max(&self, live: &LiveSource) -> u64 {
+        let own = live.source.settings.body_bytes_max;
+        own.min(self.config.body_bytes_max)
     }
 
     /// Unknown and disabled sources answer alike.
@@ -192,36 +179,6 @@ impl Ingress {
         live.filter(|live| live.source.settings.enabled)
             .cloned()
             .ok_or_else(|| Problem::new(Code::SourceUnknown))
-    }
-
-    async fn append(&self, source: &LiveSource, event: Event) -> Result<Answer, Problem> {
-        let id = event.id;
-        let now = event.received_at;
-        let fresh = |destination| NewDelivery {
-            id: DeliveryId::from_u128(ids::fresh(now)),
-            destination,
-        };
-        let deliveries = source.destinations.iter().copied().map(fresh).collect();
-        let new = NewEvent {
-            event,
-            dedupe_window: source.source.settings.dedupe.window,
-            deliveries,
-        };
-        match self.store.append(new).await {
-            Ok(Appended::New) => {
-                self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                Ok(accepted(source, id))
-            }
-            Ok(Appended::Duplicate { first, reopened }) => {
-                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-                debug!(event = %first, reopened, "a repeat of an accepted event");
-                Ok(accepted(source, first))
-            }
-            Err(error) => {
-                error!(%error, "an event could not be made durable");
-                Err(Problem::from(&error))
-            }
-        }
     }
 
     /// The address a request really came from: behind a trusted proxy, the last address that the
@@ -258,50 +215,6 @@ struct Arrival {
     at: Timestamp,
 }
 
-/// What a request turned out to be.
-enum Examined {
-    /// A provider's challenge, answered at once.
-    Challenge(verify::Answer),
-    /// An event, with what is known of it.
-    Event(Known),
-}
-
-/// What verification found out about an event.
-struct Known {
-    verification: Verification,
-    event_type: Option<String>,
-    provider_id: Option<String>,
-}
-
-fn examine(
-    live: &LiveSource,
-    seen: &verify::Request<'_>,
-    now: Timestamp,
-) -> Result<Examined, Problem> {
-    let settings = &live.source.settings;
-    let verifier = live.verifier.as_ref().map_err(|why| unusable(live, why))?;
-    if let Some(answer) = verifier.handshake(seen, false, now.0) {
-        return Ok(Examined::Challenge(answer));
-    }
-    if !live.takes(seen.method) {
-        return Err(Problem::new(Code::Method).allow(live.allow.clone()));
-    }
-    let verified = verifier
-        .verify(seen, now.0)
-        .map_err(|refusal| refused(live, &refusal))?;
-    let secret = verified
-        .credential
-        .and_then(|index| u16::try_from(index).ok());
-    Ok(Examined::Event(Known {
-        verification: Verification {
-            rule: settings.scheme.label().to_owned(),
-            secret,
-        },
-        event_type: verifier.preset().and_then(|preset| preset.event_type(seen)),
-        provider_id: provider_id(settings, verifier, seen),
-    }))
-}
-
 /// Everything that can be refused before the body is read.
 fn admit(live: &LiveSource, parts: &Parts, arrival: &Arrival) -> Result<(), Problem> {
     let method = parts.method.as_str();
@@ -321,32 +234,6 @@ fn admit(live: &LiveSource, parts: &Parts, arrival: &Arrival) -> Result<(), Prob
     Ok(())
 }
 
-/// What repeats are recognised by: the header the source names, what its provider calls the id, or
-/// a digest of the body where the source asks for it.
-fn provider_id(
-    settings: &SourceSettings,
-    verifier: &Verifier,
-    seen: &verify::Request<'_>,
-) -> Option<String> {
-    let dedupe = &settings.dedupe;
-    let named = dedupe
-        .header
-        .as_deref()
-        .and_then(|name| seen.headers.get(name));
-    named
-        .and_then(|value| std::str::from_utf8(value).ok())
-        .filter(|value| !value.is_empty() && value.len() <= PROVIDER_ID_BYTES_MAX)
-        .map(str::to_owned)
-        .or_else(|| verifier.preset().and_then(|preset| preset.event_id(seen)))
-        .or_else(|| {
-            dedupe
-                .body_hash
-                .then(|| format!("sha256:{}", hex::encode(Sha256::digest(seen.body))))
-        })
-}
-
-/// Copies the fields into one allocation of their own, so that an event never keeps a connection's
-/// read buffer alive.
 fn to_headers(map: &HeaderMap) -> Headers {
     let length = map
         .iter()
@@ -369,7 +256,7 @@ fn to_headers(map: &HeaderMap) -> Headers {
 
 /// What the provider needs to hear, else the event's id.
 fn accepted(live: &LiveSource, id: EventId) -> Answer {
-    let preset = live.verifier.as_ref().ok().and_then(Verifier::preset);
+    let preset = live.source.settings.preset();
     let wanted = preset.map(|preset| &preset.accepted);
     let status = wanted
         .and_then(|wanted| StatusCode::from_u16(wanted.status).ok())
@@ -405,27 +292,6 @@ fn handshake_answer(answer: verify::Answer) -> Answer {
         }
     }
     response
-}
-
-/// A provider learns that its signature is not accepted; only the operator's log learns why.
-fn refused(live: &LiveSource, refusal: &Refusal) -> Problem {
-    warn!(source = %live.source.id, reason = refusal.code(), detail = %refusal, "refused a signature");
-    if let Refusal::KeyUnavailable { .. } = refusal {
-        return Problem::new(Code::StoreUnavailable).retry_after(KEY_RETRY);
-    }
-    let preset = live.verifier.as_ref().ok().and_then(Verifier::preset);
-    let status = preset.and_then(|preset| StatusCode::from_u16(preset.refused_status).ok());
-    let problem = Problem::new(Code::Signature);
-    match status {
-        Some(status) => problem.with_status(status),
-        None => problem,
-    }
-}
-
-/// Stored settings that no longer work: the owner's to mend, and no provider's fault.
-fn unusable(live: &LiveSource, why: &str) -> Problem {
-    error!(source = %live.source.id, why, "a source cannot verify anything");
-    Problem::new(Code::StoreUnavailable).retry_after(KEY_RETRY)
 }
 
 fn body_problem(error: &BodyError, bytes_max: u64) -> Problem {

@@ -3,7 +3,8 @@
 //! In this order, cheapest first: is the request unambiguous, is there such a source, does it take
 //! the method, this address, this rate, this size; only then is the body read, a challenge
 //! answered, the signature checked over the raw bytes, and the event appended. The answer 2xx is
-//! given after the append returned, never before.
+//! given after the append returned, never before. Test events ([`Ingress::send_test`]) are signed with
+//! the source's own secret and take the same way from there on.
 
 mod accept;
 
@@ -13,8 +14,17 @@ mod body;
 
 mod rate;
 
+mod receive;
+
 mod target;
+
+mod test_event;
 
 pub use accept::{Ingress, IngressConfig, IngressCounters};
 pub use body::BodyDeadlines;
 pub use rate::Rate;
+pub use receive::Accepted;
+pub use test_event::TestEvent;
+
+#[cfg(test)]
+mod tests;

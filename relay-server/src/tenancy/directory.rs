@@ -8,7 +8,8 @@ use std::{
 use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
 
 use super::{
-    Destination, Name, Route, SecretKey, Source, Tenant, Token, TokenHash, TokenText,
+    Destination, Invalid, Name, ProviderKeys, Route, SecretKey, Source, Tenant, Token, TokenHash,
+    TokenText,
     documents::{self, Stored},
     secrets::Place,
 };
@@ -16,7 +17,7 @@ use crate::{
     clock::Timestamp,
     ingress::Rate,
     store::{Resource, ResourceKind, StoreError},
-    verify::{Secret, Verifier},
+    verify::{Credentials, Preset, Secret, Verifier},
 };
 
 /// All settings, by id. Cloning it copies references.
@@ -88,14 +89,27 @@ recorded! {
     Token, TokenId, tokens;
 }
 
+/// Why a source cannot check requests.
+#[derive(Debug)]
+pub enum NotReady {
+    /// Its secret is still to come, in a handshake: answer that, and refuse events until then.
+    AwaitingHandshake {
+        /// The provider.
+        preset: &'static Preset,
+        /// What is known already.
+        credentials: Credentials,
+    },
+    /// Stored settings or secrets no longer work, in words for their owner: answer 503, never 2xx.
+    Unusable(String),
+}
+
 /// A source, ready for requests.
 #[derive(Debug)]
 pub struct LiveSource {
     /// The source.
     pub source: Arc<Source>,
-    /// What checks its requests. An error, in words for its owner, if stored settings or secrets no
-    /// longer work: answer 503 then, never 2xx.
-    pub verifier: Result<Verifier, String>,
+    /// What checks its requests, or why nothing can.
+    pub verifier: Result<Verifier, NotReady>,
     /// The methods it takes.
     pub methods: Vec<String>,
     /// The same for Allow.
@@ -107,11 +121,13 @@ pub struct LiveSource {
 }
 
 impl LiveSource {
-    fn new(source: Arc<Source>, destinations: Vec<DestinationId>, key: &SecretKey) -> Self {
-        let verifier = open_secrets(&source, key).and_then(|secrets| {
-            let verifier = source.settings.verifier(secrets);
-            verifier.map_err(|invalid| invalid.to_string())
-        });
+    fn new(
+        source: Arc<Source>,
+        destinations: Vec<DestinationId>,
+        key: &SecretKey,
+        provider_keys: &ProviderKeys,
+    ) -> Self {
+        let verifier = verifier(&source, key, provider_keys);
         let methods = source.settings.methods();
         let allow = http::HeaderValue::from_str(&methods.join(", "))
             .unwrap_or(http::HeaderValue::from_static("POST"));
@@ -133,7 +149,7 @@ impl LiveSource {
 
     /// Whether its provider may send challenges with a method.
     pub fn challenged_with(&self, method: &str) -> bool {
-        let preset = self.verifier.as_ref().ok().and_then(Verifier::preset);
+        let preset = self.source.settings.preset();
         preset.is_some_and(|preset| preset.challenges_with(method))
     }
 
@@ -141,6 +157,26 @@ impl LiveSource {
     fn is_current(&self, source: &Arc<Source>, destinations: &[DestinationId]) -> bool {
         Arc::ptr_eq(&self.source, source) && self.destinations == destinations
     }
+}
+
+fn verifier(
+    source: &Source,
+    key: &SecretKey,
+    provider_keys: &ProviderKeys,
+) -> Result<Verifier, NotReady> {
+    let secrets = open_secrets(source, key).map_err(NotReady::Unusable)?;
+    let unusable = |invalid: Invalid| NotReady::Unusable(invalid.to_string());
+    if source.awaits_handshake()
+        && let Some(preset) = source.settings.preset()
+    {
+        let credentials = source.settings.credentials(secrets).map_err(unusable)?;
+        return Err(NotReady::AwaitingHandshake {
+            preset,
+            credentials,
+        });
+    }
+    let verifier = source.settings.verifier(secrets, provider_keys);
+    verifier.map_err(unusable)
 }
 
 /// Where the secrets of a source belong.
@@ -193,7 +229,12 @@ pub struct Directory {
 
 impl Directory {
     /// Indexes records; what `previous` prepared for unchanged sources is used again.
-    pub(super) fn build(records: Records, previous: &Self, key: &SecretKey) -> Self {
+    pub(super) fn build(
+        records: Records,
+        previous: &Self,
+        key: &SecretKey,
+        provider_keys: &ProviderKeys,
+    ) -> Self {
         let mut routed: HashMap<SourceId, Vec<DestinationId>> = HashMap::new();
         for route in records.routes.values() {
             let exists = records.destinations.contains_key(&route.destination);
@@ -207,7 +248,10 @@ impl Directory {
             let destinations = routed.remove(id).unwrap_or_default();
             let live = match previous.live.get(id) {
                 Some(live) if live.is_current(source, &destinations) => Arc::clone(live),
-                _ => Arc::new(LiveSource::new(Arc::clone(source), destinations, key)),
+                _ => {
+                    let source = Arc::clone(source);
+                    Arc::new(LiveSource::new(source, destinations, key, provider_keys))
+                }
             };
             directory
                 .by_key

@@ -158,6 +158,8 @@ struct DedupeDocument {
 struct SecretDocument {
     sealed: String,
     added_at: Timestamp,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    by_handshake: bool,
 }
 
 fn yes() -> bool {
@@ -200,6 +202,7 @@ impl Stored for Source {
         let secrets = self.secrets.iter().map(|secret| SecretDocument {
             sealed: secret.sealed.as_str().to_owned(),
             added_at: secret.added_at,
+            by_handshake: secret.by_handshake,
         });
         to_json(&SourceDocument {
             key: self.key.to_string(),
@@ -223,6 +226,7 @@ impl Stored for Source {
         let secrets = document.secrets.into_iter().map(|secret| SourceSecret {
             sealed: Sealed::from_stored(secret.sealed),
             added_at: secret.added_at,
+            by_handshake: secret.by_handshake,
         });
         let settings = SourceSettings {
             enabled: document.enabled,
@@ -414,7 +418,8 @@ mod tests {
                 "public_keys":["k"],"methods":["PUT"],"body_bytes_max":7,
                 "dedupe":{"window_ms":9,"body_hash":true,"header":"x-id"},
                 "ip_allow":["192.0.2.0/24","::1/128"],"rate_per_second":5,
-                "secrets":[{"sealed":"v1:a:b","added_at":6}]}"#,
+                "secrets":[{"sealed":"v1:a:b","added_at":6},
+                    {"sealed":"v1:c:d","added_at":7,"by_handshake":true}]}"#,
         );
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(

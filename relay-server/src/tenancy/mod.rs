@@ -33,7 +33,7 @@ mod listen;
 mod error;
 
 pub use destination::{Destination, DestinationPolicy, Expiring, Route};
-pub use directory::{Directory, LiveSource, TokenRefusal};
+pub use directory::{Directory, LiveSource, NotReady, TokenRefusal};
 pub use error::TenancyError;
 pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
@@ -42,8 +42,8 @@ pub use name::{InvalidName, NAME_BYTES_MAX, Name};
 pub use secrets::{KeyFileError, SecretKey};
 pub use service::{NewSource, Tenancy, TenancyConfig};
 pub use source::{
-    BODY_BYTES_DEFAULT, BODY_BYTES_MAX, Dedupe, SchemeChoice, Source, SourceKey, SourceSecret,
-    SourceSettings,
+    BODY_BYTES_DEFAULT, BODY_BYTES_MAX, Dedupe, ProviderKeys, SchemeChoice, Source, SourceKey,
+    SourceSecret, SourceSettings,
 };
 pub use token::{InvalidToken, Scope, Token, TokenHash, TokenKind, TokenText};
 

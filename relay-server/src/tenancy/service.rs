@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, Revision, Route, SecretKey,
-    Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token, TokenText,
+    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, ProviderKeys, Revision,
+    Route, SecretKey, Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token,
+    TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
     listen::Presence,
@@ -38,12 +39,15 @@ const TOKENS_MAX: usize = 1_000;
 pub struct TenancyConfig {
     /// How long after its last session the destination of a listener ends.
     pub listen_expiry: Duration,
+    /// Where public keys come from that live at the provider.
+    pub provider_keys: ProviderKeys,
 }
 
 impl Default for TenancyConfig {
     fn default() -> Self {
         Self {
             listen_expiry: Duration::from_mins(10),
+            provider_keys: ProviderKeys::default(),
         }
     }
 }
@@ -229,7 +233,7 @@ impl Tenancy {
         new: NewSource,
     ) -> Result<Arc<Source>, TenancyError> {
         let name = change::name(&new.name)?;
-        drop(new.settings.check(new.secrets.clone())?);
+        new.settings.check(new.secrets.clone())?;
         let mut change = Change::begin(self).await?;
         change.check_tenant(tenant)?;
         let count = self.directory().sources(tenant).count();
@@ -244,7 +248,7 @@ impl Tenancy {
             secrets: Vec::new(),
         };
         for secret in &new.secrets {
-            let sealed = self.seal(&source, secret)?;
+            let sealed = self.seal(&source, secret, false)?;
             source.secrets.push(sealed);
         }
         change.put(source, None).await
@@ -267,7 +271,7 @@ impl Tenancy {
         check_version(source.revision, expected)?;
         change_settings(&mut source.settings);
         let secrets = self.open_secrets(&source)?;
-        drop(source.settings.check(secrets)?);
+        source.settings.check(secrets)?;
         let version = source.revision.version;
         change.put(source, Some(version)).await
     }
@@ -291,11 +295,49 @@ impl Tenancy {
         }
         let mut secrets = self.open_secrets(&source)?;
         secrets.push(secret.clone());
-        drop(source.settings.check(secrets)?);
-        let sealed = self.seal(&source, &secret)?;
+        source.settings.check(secrets)?;
+        let sealed = self.seal(&source, &secret, false)?;
         source.secrets.push(sealed);
         let version = source.revision.version;
         change.put(source, Some(version)).await
+    }
+
+    /// Keeps the secret that a handshake brought to a source that awaits it, and ends that state.
+    /// Answer the provider only after this has returned.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if it awaits none, so that nobody can replace a secret; see [`TenancyError`].
+    pub async fn take_handshake_secret(
+        &self,
+        tenant: TenantId,
+        id: SourceId,
+        secret: Secret,
+    ) -> Result<Arc<Source>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut source = self.own_source(&change, tenant, id)?;
+        if !source.awaits_handshake() {
+            let why = "the source awaits no handshake";
+            return Err(TenancyError::Conflict(why.to_owned()));
+        }
+        source.settings.check(vec![secret.clone()])?;
+        let sealed = self.seal(&source, &secret, true)?;
+        source.secrets.push(sealed);
+        let version = source.revision.version;
+        change.put(source, Some(version)).await
+    }
+
+    /// The secret that a handshake brought, for its owner to show to the provider: some ask for it
+    /// on a page of theirs, and it is nowhere else to be read.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` unless a handshake brought one; see [`TenancyError`].
+    pub fn handshake_secret(&self, source: &Source) -> Result<Secret, TenancyError> {
+        let brought = source.secrets.iter().zip(self.open_secrets(source)?);
+        let mut brought = brought.filter(|(sealed, _)| sealed.by_handshake);
+        let newest = brought.next_back().map(|(_, secret)| secret);
+        newest.ok_or(TenancyError::NotFound("secret from a handshake"))
     }
 
     /// Removes a source with its routes. Its events stay; its URL answers as if it had never been.
@@ -503,10 +545,18 @@ impl Tenancy {
             .clone())
     }
 
-    fn seal(&self, source: &Source, secret: &Secret) -> Result<SourceSecret, TenancyError> {
+    fn seal(
+        &self,
+        source: &Source,
+        secret: &Secret,
+        by_handshake: bool,
+    ) -> Result<SourceSecret, TenancyError> {
         let sealed = self.key.seal(secret_place(source), secret.expose())?;
-        let added_at = self.clock.now();
-        Ok(SourceSecret { sealed, added_at })
+        Ok(SourceSecret {
+            sealed,
+            added_at: self.clock.now(),
+            by_handshake,
+        })
     }
 
     fn open_secrets(&self, source: &Source) -> Result<Vec<Secret>, TenancyError> {

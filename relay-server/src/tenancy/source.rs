@@ -1,6 +1,6 @@
 //! Sources: public URLs, and what is required of a request that arrives there.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use protocol::id::{SourceId, TenantId};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    verify::{Credentials, PublicKey, Rule, RuleSpec, Scheme, Secret, Verifier, preset},
+    verify::{
+        Credentials, KeySource, PreloadedKeys, Preset, PublicKey, Rule, RuleSpec, Scheme, Secret,
+        Verifier, preset,
+    },
 };
 
 /// The largest body a source takes unless it says otherwise, in bytes.
@@ -85,6 +88,13 @@ pub struct Source {
     pub secrets: Vec<SourceSecret>,
 }
 
+impl Source {
+    /// Whether its secret is still to come, in a handshake. Until then it takes no events.
+    pub fn awaits_handshake(&self) -> bool {
+        self.secrets.is_empty() && self.settings.secret_may_arrive()
+    }
+}
+
 /// A provider's secret at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSecret {
@@ -92,6 +102,9 @@ pub struct SourceSecret {
     pub sealed: Sealed,
     /// When it was added.
     pub added_at: Timestamp,
+    /// Whether the provider brought it, in a handshake: then its owner may have to show it to the
+    /// provider and has nowhere else to read it.
+    pub by_handshake: bool,
 }
 
 /// What people choose about a source.
@@ -138,12 +151,23 @@ impl SourceSettings {
         if let Some(methods) = &self.methods {
             return methods.clone();
         }
-        let provider = match &self.scheme {
+        let methods = self
+            .preset()
+            .map_or(&["POST"][..], |preset| &preset.methods);
+        methods.iter().map(|&method| method.to_owned()).collect()
+    }
+
+    /// The preset, if it uses one that exists.
+    pub fn preset(&self) -> Option<&'static Preset> {
+        match &self.scheme {
             SchemeChoice::Preset(name) => preset(name),
             SchemeChoice::Own(_) => None,
-        };
-        let methods = provider.map_or(&["POST"][..], |preset| &preset.methods);
-        methods.iter().map(|&method| method.to_owned()).collect()
+        }
+    }
+
+    /// Whether the provider may send the secret itself, so that there need be none at first.
+    fn secret_may_arrive(&self) -> bool {
+        self.preset().is_some_and(Preset::brings_secret)
     }
 
     /// Whether requests from an address are taken.
@@ -151,15 +175,19 @@ impl SourceSettings {
         self.ip_allow.is_empty() || self.ip_allow.iter().any(|range| range.contains(ip))
     }
 
-    /// Checks the settings together with the secrets, and joins them into what checks requests.
+    /// Checks the settings together with the secrets.
     ///
     /// # Errors
     ///
     /// [`Invalid`] names the field; refuse to save the source.
-    pub fn check(&self, secrets: Vec<Secret>) -> Result<Verifier, Invalid> {
+    pub fn check(&self, secrets: Vec<Secret>) -> Result<(), Invalid> {
         self.check_limits()?;
         self.dedupe.check()?;
-        self.verifier(secrets)
+        if secrets.is_empty() && self.secret_may_arrive() {
+            return self.credentials(secrets).map(drop);
+        }
+        let verifier = self.verifier(secrets, &ProviderKeys::default());
+        verifier.map(drop)
     }
 
     fn check_limits(&self) -> Result<(), Invalid> {
@@ -206,17 +234,59 @@ impl SourceSettings {
     /// # Errors
     ///
     /// [`Invalid`] names the field that cannot work.
-    pub(super) fn verifier(&self, secrets: Vec<Secret>) -> Result<Verifier, Invalid> {
+    pub(super) fn verifier(
+        &self,
+        secrets: Vec<Secret>,
+        keys: &ProviderKeys,
+    ) -> Result<Verifier, Invalid> {
         let scheme = self.scheme.compile()?;
+        let credentials = self.credentials(secrets)?;
+        Verifier::with_keys(scheme, credentials, keys.source())
+            .map_err(|error| Invalid::new("secret", error))
+    }
+
+    /// The secrets with what belongs to them.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if a public key cannot be read.
+    pub(super) fn credentials(&self, secrets: Vec<Secret>) -> Result<Credentials, Invalid> {
         let keys = self.public_keys.iter().map(|text| PublicKey::parse(text));
-        let credentials = Credentials {
+        Ok(Credentials {
             secrets,
             vars: self.vars.clone(),
             public_keys: keys
                 .collect::<Result<_, _>>()
                 .map_err(|error| Invalid::new("public_keys", error))?,
-        };
-        Verifier::new(scheme, credentials).map_err(|error| Invalid::new("secret", error))
+        })
+    }
+}
+
+/// Where public keys come from that live at the provider. None are at hand unless somebody brings
+/// them.
+#[derive(Clone)]
+pub struct ProviderKeys(Arc<dyn KeySource>);
+
+impl ProviderKeys {
+    /// Keys from a source of them.
+    pub fn new(source: Arc<dyn KeySource>) -> Self {
+        Self(source)
+    }
+
+    fn source(&self) -> Arc<dyn KeySource> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Default for ProviderKeys {
+    fn default() -> Self {
+        Self(Arc::new(PreloadedKeys::default()))
+    }
+}
+
+impl fmt::Debug for ProviderKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProviderKeys")
     }
 }
 
@@ -321,10 +391,7 @@ mod tests {
             .iter()
             .map(|&text| Secret::from_text(text))
             .collect();
-        let outcome = settings
-            .check(secrets)
-            .map(|_| ())
-            .map_err(|invalid| invalid.field);
+        let outcome = settings.check(secrets).map_err(|invalid| invalid.field);
         assert_eq!(outcome, expected);
     }
 
@@ -350,6 +417,17 @@ mod tests {
         check(&preset_named("stripe"), &["  \n"], Err("secret"));
         check(&preset_named("none"), &[], Ok(()));
         check(&preset_named("strpe"), &["x"], Err("preset"));
+    }
+
+    #[test]
+    fn a_secret_that_arrives_in_a_handshake_may_be_missing_at_first() {
+        check(&preset_named("asana"), &[], Ok(()));
+        check(&preset_named("notion"), &[], Ok(()));
+        check(&preset_named("asana"), &["known"], Ok(()));
+        check(&preset_named("asana"), &[" "], Err("secret"));
+        let mut settings = preset_named("asana");
+        settings.public_keys = vec!["nonsense!".into()];
+        check(&settings, &[], Err("public_keys"));
     }
 
     #[test]

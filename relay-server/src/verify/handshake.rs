@@ -81,6 +81,13 @@ impl Handshake {
     }
 }
 
+impl Handshake {
+    /// Whether it brings the secret that later events are signed with.
+    pub(super) fn brings_secret(&self) -> bool {
+        self.store_secret.is_some()
+    }
+}
+
 /// The handshake of this name.
 pub(super) fn handshake(id: &str) -> Option<&'static Handshake> {
     HANDSHAKES.iter().find(|handshake| handshake.id == id)

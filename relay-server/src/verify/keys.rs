@@ -30,8 +30,8 @@ impl KeyUrl {
 /// Brings public keys by address. Verification never does I/O: an implementation answers from what
 /// it holds, and whoever gets [`super::Refusal::KeyUnavailable`] may fetch the key and verify again.
 ///
-/// A fetching implementation must use https only, follow no redirect, bound size (64 KiB) and time
-/// (3 s), and remember failures as well as keys.
+/// A fetching implementation must use https only, follow no redirect, bound size and time, and
+/// remember failures as well as keys.
 pub trait KeySource: Send + Sync {
     /// The keys published at this address; `None` when they are not at hand.
     fn keys(&self, url: &KeyUrl) -> Option<Vec<PublicKey>>;
@@ -71,8 +71,14 @@ pub(super) fn paypal_pin(host: &str, path: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// One of any number of addresses that passed a pin.
+    pub(crate) fn url(number: usize) -> KeyUrl {
+        let url = format!("https://sns.us-east-1.amazonaws.com/{number}.pem");
+        KeyUrl::pinned(&url, sns_pin).unwrap()
+    }
 
     #[test]
     fn only_the_providers_own_addresses_are_trusted() {

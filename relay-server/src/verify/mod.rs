@@ -39,6 +39,8 @@ mod special;
 
 mod sign;
 
+pub mod sample;
+
 pub mod handshake;
 
 pub mod refusal;

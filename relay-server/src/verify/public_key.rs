@@ -23,6 +23,9 @@ pub(super) enum PublicKeyKind {
     Rsa,
 }
 
+/// Keys read of one set: more than any provider has in use.
+const KEYS_MAX: usize = 32;
+
 /// Text that is not a public key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a public key: paste PEM, base64 (raw Ed25519 or DER) or hex as the provider shows it")]
@@ -54,6 +57,26 @@ impl PublicKey {
             32 => Ok(Self::new(PublicKeyKind::Ed25519, bytes)),
             _ => Self::from_spki(&bytes).ok_or(InvalidKey),
         }
+    }
+
+    /// Reads what a provider publishes at an address: a JWK set, of which keys of unknown kinds are
+    /// left out, or a single key in any form that [`Self::parse`] reads.
+    ///
+    /// # Errors
+    /// There is no usable key in it.
+    pub fn parse_published(text: &[u8]) -> Result<Vec<Self>, InvalidKey> {
+        let text = std::str::from_utf8(text).map_err(|_| InvalidKey)?;
+        let document: Option<serde_json::Value> = serde_json::from_str(text).ok();
+        let set = document.as_ref().and_then(|it| it.get("keys")?.as_array());
+        let Some(set) = set else {
+            return Self::parse(text).map(|key| vec![key]);
+        };
+        let objects = set.iter().filter_map(serde_json::Value::as_object);
+        let keys: Vec<_> = objects.take(KEYS_MAX).filter_map(Self::from_jwk).collect();
+        if keys.is_empty() {
+            return Err(InvalidKey);
+        }
+        Ok(keys)
     }
 
     pub(super) fn new(kind: PublicKeyKind, bytes: Vec<u8>) -> Self {

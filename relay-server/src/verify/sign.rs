@@ -38,7 +38,7 @@ impl SignedRequest {
     }
 
     /// Sets a header, replacing what was there.
-    fn set_header(&mut self, name: &str, value: &str) {
+    pub(super) fn set_header(&mut self, name: &str, value: &str) {
         self.headers
             .0
             .retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_bytes()));
@@ -47,7 +47,7 @@ impl SignedRequest {
     }
 
     /// Puts a value where a rule looks for it.
-    fn put(&mut self, place: &Place, value: &str) -> Result<(), SignError> {
+    pub(super) fn put(&mut self, place: &Place, value: &str) -> Result<(), SignError> {
         match place {
             Place::Header(name) => self.set_header(name, value),
             Place::Query(name) => {

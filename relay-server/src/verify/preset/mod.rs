@@ -41,9 +41,9 @@ pub struct Preset {
     pub setup: &'static str,
     /// When the provider reads the service's own answer, which an asynchronous relay can't give.
     pub response_note: Option<&'static str>,
-    event_id: Vec<Template>,
-    event_type: Vec<Template>,
-    json_field: Option<&'static str>,
+    pub(super) event_id: Vec<Template>,
+    pub(super) event_type: Vec<Template>,
+    pub(super) json_field: Option<&'static str>,
 }
 
 /// The answer to an accepted event.
@@ -202,6 +202,13 @@ impl Preset {
         self.handshakes
             .iter()
             .any(|handshake| handshake.method() == method)
+    }
+
+    /// Whether the provider may send the secret itself, in a handshake.
+    pub fn brings_secret(&self) -> bool {
+        self.handshakes
+            .iter()
+            .any(|handshake| handshake.brings_secret())
     }
 
     /// Whether the provider gives events an id that survives retries.
