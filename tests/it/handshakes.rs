@@ -146,7 +146,10 @@ impl Exchange {
                 "Twitch-Eventsub-Message-Signature",
                 format!("sha256={}", hex::encode(mac)),
             )
-            .header("Twitch-Eventsub-Message-Type", "webhook_callback_verification")
+            .header(
+                "Twitch-Eventsub-Message-Type",
+                "webhook_callback_verification",
+            )
     }
 
     /// Xero: the HMAC of the body in base64.
@@ -175,9 +178,17 @@ impl Exchange {
             assert_eq!(reply.headers.text(name), value, "{id}: {name}");
         }
         // Whatever is echoed as text can never be run as a page.
-        if !reply.body.is_empty() && matches!(expected.body, Body::Text(_)) && self.method == "GET" {
-            assert_eq!(reply.headers.text("x-content-type-options"), "nosniff", "{id}");
-            assert!(reply.headers.text("content-type").starts_with("text/plain"), "{id}");
+        if !reply.body.is_empty() && matches!(expected.body, Body::Text(_)) && self.method == "GET"
+        {
+            assert_eq!(
+                reply.headers.text("x-content-type-options"),
+                "nosniff",
+                "{id}"
+            );
+            assert!(
+                reply.headers.text("content-type").starts_with("text/plain"),
+                "{id}"
+            );
         }
     }
 }
@@ -206,8 +217,13 @@ fn signed() -> Vec<Exchange> {
         "event_time": "1348177752", "event_type": "callback_test", "event_hash": hex::encode(mac),
     }});
     vec![
-        post("slack-url-verification", "slack", slack, text(200, "3eZbrw1aB"))
-            .v0(SECRET, "X-Slack-Request-Timestamp", "X-Slack-Signature"),
+        post(
+            "slack-url-verification",
+            "slack",
+            slack,
+            text(200, "3eZbrw1aB"),
+        )
+        .v0(SECRET, "X-Slack-Request-Timestamp", "X-Slack-Signature"),
         post("zoom-url-validation", "zoom", zoom, json_200(zoom_answer))
             .set("secret", json!("Zoom"))
             .v0("Zoom", "x-zm-request-timestamp", "x-zm-signature"),
@@ -218,10 +234,20 @@ fn signed() -> Vec<Exchange> {
             json_200(json!({"type": 1})),
         )
         .discord(),
-        post("discord-events-ping", "discord-webhook-events", r#"{"version":1,"type":0}"#, text(204, ""))
-            .discord(),
-        post("twitch-challenge", "twitch", twitch, text(200, "pogchamp-kappa-360noscope-vohiyo"))
-            .twitch(),
+        post(
+            "discord-events-ping",
+            "discord-webhook-events",
+            r#"{"version":1,"type":0}"#,
+            text(204, ""),
+        )
+        .discord(),
+        post(
+            "twitch-challenge",
+            "twitch",
+            twitch,
+            text(200, "pogchamp-kappa-360noscope-vohiyo"),
+        )
+        .twitch(),
         post("xero-itr", "xero", xero, text(200, "")).xero(),
         post("xero-itr", "xero", xero, refused_with(401)).header("x-xero-signature", "d3Jvbmc="),
         post(
@@ -296,13 +322,21 @@ fn keyed() -> Vec<Exchange> {
             "braintree-challenge",
             "braintree",
             "?bt_challenge=20f9f8ed05f77439fe955c977e4c8a53",
-            text(200, "integration_public_key|d9b899556c966b3f06945ec21311865d35df3ce4"),
+            text(
+                200,
+                "integration_public_key|d9b899556c966b3f06945ec21311865d35df3ce4",
+            ),
         )
         .set("secret", json!("integration_private_key"))
         .set("vars", json!({"public_key": "integration_public_key"})),
-        post("asana-hook-secret", "asana", "", header("X-Hook-Secret", "b537207f20cbfa02"))
-            .set("secret", json!(null))
-            .header("X-Hook-Secret", "b537207f20cbfa02"),
+        post(
+            "asana-hook-secret",
+            "asana",
+            "",
+            header("X-Hook-Secret", "b537207f20cbfa02"),
+        )
+        .set("secret", json!(null))
+        .header("X-Hook-Secret", "b537207f20cbfa02"),
         post(
             "notion-verification-token",
             "notion",
@@ -320,7 +354,12 @@ fn sns() -> Exchange {
     let body = STANDARD.decode(vector["body_base64"].as_str().unwrap());
     let confirmation = Exchange {
         body: body.unwrap(),
-        ..post("sns-subscription-confirmation", "aws-sns", "", text(200, ""))
+        ..post(
+            "sns-subscription-confirmation",
+            "aws-sns",
+            "",
+            text(200, ""),
+        )
     };
     confirmation
         .set("secret", json!(null))
@@ -340,11 +379,16 @@ fn recorded(id: &str) -> Value {
 async fn every_handshake_is_answered_with_no_agent_connected() {
     let keys = tempfile::tempdir().unwrap();
     let vector = recorded("sns-subscription-confirmation");
-    let body = STANDARD.decode(vector["body_base64"].as_str().unwrap()).unwrap();
+    let body = STANDARD
+        .decode(vector["body_base64"].as_str().unwrap())
+        .unwrap();
     let message: Value = serde_json::from_slice(&body).unwrap();
     let published = json!({ message["SigningCertURL"].as_str().unwrap(): vector["cert_pem"] });
     fs::write(keys.path().join("sns.json"), published.to_string()).unwrap();
-    let relay = Relay::plan().set("keys-dir", keys.path().display()).start().await;
+    let relay = Relay::plan()
+        .set("keys-dir", keys.path().display())
+        .start()
+        .await;
     let tenant = Tenant::create(&relay.api(), "acme").await;
 
     let exchanges = exchanges();
@@ -374,7 +418,9 @@ async fn every_handshake_is_answered_with_no_agent_connected() {
 async fn a_secret_arrives_by_handshake_once_and_survives_a_restart() {
     let mut relay = Relay::start().await;
     let tenant = Tenant::create(&relay.api(), "acme").await;
-    let created = tenant.api.post("/sources", json!({"name": "notion", "preset": "notion"}));
+    let created = tenant
+        .api
+        .post("/sources", json!({"name": "notion", "preset": "notion"}));
     let created = created.await;
     assert_eq!(created["state"], "awaiting_handshake");
     let url = created["url"].as_str().unwrap();
@@ -384,12 +430,16 @@ async fn a_secret_arrives_by_handshake_once_and_survives_a_restart() {
 
     let early = provider.send(&post(r#"{"id":"1"}"#)).await;
     early.refused(403, "E-SIGNATURE");
-    let token = provider.send(&post(r#"{"verification_token":"secret_first"}"#)).await;
+    let token = provider
+        .send(&post(r#"{"verification_token":"secret_first"}"#))
+        .await;
     assert_eq!(token.status, 200);
     relay.kill9();
     relay.restart().await;
 
-    let thief = provider.send(&post(r#"{"verification_token":"secret_other"}"#)).await;
+    let thief = provider
+        .send(&post(r#"{"verification_token":"secret_other"}"#))
+        .await;
     thief.refused(403, "E-SIGNATURE");
     let body = r#"{"id":"2","type":"page.created"}"#;
     let signature = hex::encode(hmac_sha256(b"secret_first", &[body.as_bytes()]));
@@ -416,7 +466,14 @@ async fn a_test_event_of_an_agent_takes_the_whole_journey() {
     let url = relay.url();
     let send = |source: &str, token: &std::path::Path, server: &str| {
         std::process::Command::new(hookferry_tests::binaries::relay_agent())
-            .args(["send", source, "--event", "invoice.paid", "--server", server])
+            .args([
+                "send",
+                source,
+                "--event",
+                "invoice.paid",
+                "--server",
+                server,
+            ])
             .arg("--token-file")
             .arg(token)
             .output()
@@ -431,7 +488,10 @@ async fn a_test_event_of_an_agent_takes_the_whole_journey() {
     assert_eq!(body["type"], "invoice.paid");
     let signature = received.headers.text("stripe-signature");
     let at_s = signature.split([',', '=']).nth(1).unwrap().parse().unwrap();
-    assert_eq!(signature, sign::stripe(&journey.source.secret, at_s, &received.body));
+    assert_eq!(
+        signature,
+        sign::stripe(&journey.source.secret, at_s, &received.body)
+    );
 
     assert_eq!(send("nothing", &token, &url).status.code(), Some(4));
     let closed = format!("http://{}", hookferry_tests::ports::free());

@@ -139,7 +139,7 @@ pub(crate) async fn send_from_agent(
     answer.unwrap_or_else(|_| Problem::new(Code::Timeout).into_response())
 }
 
-fn agent_router(state: ApiState) -> Router {
+pub(super) fn agent_router(state: ApiState) -> Router {
     Router::new()
         .route(SEND_PATH, post(send_as_agent))
         .method_not_allowed_fallback(wrong_method)

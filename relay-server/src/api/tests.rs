@@ -58,7 +58,8 @@ impl Api {
             public_url: "https://hooks.example.com".to_owned(),
         };
         Self {
-            router: router(state),
+            // Agents have theirs on the public listener; the paths differ.
+            router: router(state.clone()).merge(test_events::agent_router(state)),
             store,
             operator: operator.expose().to_owned(),
         }
@@ -843,4 +844,144 @@ async fn health_and_unknown_paths_need_no_token() {
     assert_eq!(get("/readyz").await.0, 503);
     assert!(get("/readyz?verbose").await.1.contains("[-] store"));
     assert_eq!(get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn test_events_are_made_for_those_who_own_the_source() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let other = api.customer("other").await;
+    let path = format!("/sources/{}/test", acme.source);
+
+    let asked = json!({ "type": "charge.failed", "headers": { "X-Mine": "1" } });
+    let answer = api.call(&acme.token, Method::POST, &path, asked).await;
+    let made = Api::expect(answer, 202);
+    assert_eq!(made["type"], "charge.failed");
+    assert_eq!(made["destinations"], 1);
+    assert!(!made.to_string().contains("whsec_of_acme"));
+    let event = api
+        .get(&acme.token, &format!("/events/{}", text(&made, "id")))
+        .await;
+    assert_eq!(event["verification"]["rule"], "stripe");
+    assert_eq!(event["deliveries"][0]["destination"], acme.destination);
+
+    let by_name = "/sources/stripe/test?tenant=acme";
+    let asked = json!({ "body_base64": "/wA=" });
+    Api::expect(
+        api.call(&api.operator, Method::POST, by_name, asked).await,
+        202,
+    );
+    let none = json!({});
+    api.refuses(
+        &other.token,
+        Method::POST,
+        &path,
+        none.clone(),
+        404,
+        "E-NOT-FOUND",
+    )
+    .await;
+    api.refuses("", Method::POST, &path, none, 401, "E-UNAUTHORISED")
+        .await;
+    for (body, status, code) in [
+        (
+            json!({ "body": "a", "body_base64": "YQ==" }),
+            400,
+            "E-REQUEST",
+        ),
+        (json!({ "body_base64": "not base64" }), 400, "E-REQUEST"),
+        (json!({ "source": "stripe" }), 400, "E-REQUEST"),
+        (json!({ "event": "misnamed" }), 400, "E-REQUEST"),
+        (json!({ "method": "TRACE" }), 405, "E-METHOD"),
+    ] {
+        api.refuses(&acme.token, Method::POST, &path, body, status, code)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn agents_send_test_events_within_their_reach() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    api.create(&acme.token, "/destinations", json!({ "name": "audit" }))
+        .await;
+    let agent = async |name: &str, more: Value| {
+        let mut token = json!({ "name": name, "kind": "agent" });
+        token
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        text(&api.create(&acme.token, "/tokens", token).await, "token")
+    };
+    let send = async |token: &str, body: Value| {
+        let response = api
+            .raw(token, Method::POST, SEND_PATH, &body.to_string())
+            .await;
+        response.status().as_u16()
+    };
+    let any = agent("any", json!({})).await;
+    let listens = agent("listens", json!({ "scopes": ["listen"] })).await;
+    let billing = agent("billing", json!({ "destinations": ["billing"] })).await;
+    let audit = agent("audit", json!({ "destinations": ["audit"] })).await;
+
+    let stripe = json!({ "source": "stripe" });
+    for (token, expected) in [
+        (&any, 202),
+        (&listens, 202),
+        (&billing, 202),
+        (&audit, 403),
+        (&acme.token, 403),
+        (&"hf_agent_unknown".to_owned(), 401),
+    ] {
+        assert_eq!(send(token, stripe.clone()).await, expected);
+    }
+    assert_eq!(send(&any, json!({ "source": "nothing" })).await, 404);
+    assert_eq!(send(&any, json!({})).await, 400);
+    let path = "/sources/stripe/test";
+    api.refuses(&any, Method::POST, path, json!({}), 403, "E-FORBIDDEN")
+        .await;
+
+    // A second route leads beyond the reach of a bound token.
+    let route = json!({ "source": "stripe", "destination": "audit" });
+    api.create(&acme.token, "/routes", route).await;
+    assert_eq!(send(&billing, stripe).await, 403);
+}
+
+#[tokio::test]
+async fn a_source_shows_that_it_awaits_its_handshake() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let asana = json!({ "name": "asana", "preset": "asana" });
+    let created = api.create(&acme.token, "/sources", asana).await;
+    assert_eq!(created["state"], "awaiting_handshake");
+    let stripe = api.get(&acme.token, "/sources/stripe").await;
+    assert_eq!(stripe["state"], "ready");
+
+    // A secret that a person gave is never shown.
+    for source in ["asana", "stripe"] {
+        let path = format!("/sources/{source}/handshake-secret");
+        api.refuses(
+            &acme.token,
+            Method::GET,
+            &path,
+            Value::Null,
+            404,
+            "E-NOT-FOUND",
+        )
+        .await;
+    }
+    let path = "/sources/asana/test";
+    api.refuses(
+        &acme.token,
+        Method::POST,
+        path,
+        json!({}),
+        409,
+        "E-CONFLICT",
+    )
+    .await;
+    let secret = json!({ "secret": "by hand" });
+    let path = "/sources/asana/rotate-secret";
+    let ready = Api::expect(api.call(&acme.token, Method::POST, path, secret).await, 200);
+    assert_eq!(ready["state"], "ready");
 }
