@@ -31,8 +31,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     // Global unicast is 2000::/3. Within it, tunnels carry an IPv4 address that may be any, and
     // documentation is nowhere.
     let global = (0x2000..0x4000).contains(&first);
-    let special = (first == 0x2001 && second < 0x200) // Teredo and other protocols
-        || (first == 0x2001 && second == 0xdb8)
+    // Teredo and other protocols, and documentation.
+    let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
         || first == 0x2002 // 6to4
         || (first == 0x3fff && second < 0x1000);
     // NAT64 of the well-known prefix is how IPv4 is reached where there is only IPv6.
