@@ -1,8 +1,10 @@
 //! Processes that die, disks that fill up, services that fail: nothing accepted is lost.
 
-use std::{io::Read as _, path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
-use hookferry_tests::{Agent, Answer, Network, Relay, Request, Service, eventually, note};
+use hookferry_tests::{
+    Agent, Answer, Network, Relay, Request, Service, disk::SmallDisk, eventually,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -283,62 +285,6 @@ async fn a_full_disk_refuses_events_and_settles_what_it_has() {
         journey.tenant.delivery_is(event, "delivered").await;
     }
     assert_eq!(service.count(), accepted.len() + 1);
-}
-
-/// A file system of a few megabytes, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, and a word why, where the test may not mount.
-    fn mount(megabytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
-            .arg(directory.path());
-        match mount.output() {
-            Ok(output) if output.status.success() => Some(Self(directory)),
-            refused => {
-                note(&format!(
-                    "NOT TESTED: a full disk. Mounting a tmpfs needs root: {refused:?}"
-                ));
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Leaves no more than this many bytes free.
-    fn fill_up_to(&self, free: u64) {
-        let ballast = self.path().join("ballast");
-        let mut file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(ballast)
-            .unwrap();
-        let space = rustix::fs::statvfs(self.path()).unwrap();
-        let excess = (space.f_bavail * space.f_frsize).saturating_sub(free);
-        let written = std::io::copy(&mut std::io::repeat(1).take(excess), &mut file);
-        assert!(free == 0 || written.is_ok(), "{written:?}");
-    }
-
-    /// Makes room again.
-    fn free(&self) {
-        std::fs::remove_file(self.path().join("ballast")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // The relay that still uses it is killed after this value: detach now, vanish then.
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.0.path())
-            .status();
-    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ mod journey;
 
 mod ingress;
 
+mod malformed;
+
 mod handshakes;
 
 mod bytes;

@@ -33,6 +33,8 @@ pub mod network;
 
 pub mod service;
 
+pub mod disk;
+
 pub mod certificate;
 
 pub mod python;
