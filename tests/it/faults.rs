@@ -288,6 +288,62 @@ async fn a_full_disk_refuses_events_and_settles_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_damaged_event_is_never_delivered_altered() {
+    let mut relay = Relay::start().await;
+    let mut service = Service::start().await;
+    let journey = relay.journey("none").await;
+    let marker = "these bytes will rot on the disk";
+    let damaged = relay
+        .provider()
+        .send(&journey.post().body(marker.repeat(3)))
+        .await
+        .accepted();
+    let sound = relay
+        .provider()
+        .send(&journey.post().body("sound"))
+        .await
+        .accepted();
+    // The list knows it apart from the bytes that will be damaged.
+    assert_eq!(journey.tenant.delivery(&damaged).await["state"], "pending");
+    relay.kill9();
+    assert_eq!(
+        rot(&relay.data_dir(), marker.as_bytes()),
+        1,
+        "the body is in one place"
+    );
+
+    relay.restart().await;
+    let _agent = Agent::run(&relay, &journey, &service.url());
+    assert_eq!(service.next().await.event(), sound);
+    journey.tenant.delivery_is(&sound, "delivered").await;
+    journey.tenant.delivery_is(&damaged, "quarantined").await;
+    assert_eq!(service.count(), 1);
+}
+
+/// Flips one bit in the first occurrence of `marker` in each file below a directory; returns how many
+/// files had one.
+fn rot(directory: &std::path::Path, marker: &[u8]) -> usize {
+    let mut changed = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            changed += rot(&path, marker);
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let found = bytes
+            .windows(marker.len())
+            .position(|window| window == marker);
+        if let Some(position) = found {
+            bytes[position] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            changed += 1;
+        }
+    }
+    changed
+}
+
+#[tokio::test]
 async fn a_draining_relay_loses_nothing() {
     let mut relay = Relay::start().await;
     let mut service = Service::start().await;

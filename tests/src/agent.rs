@@ -8,10 +8,11 @@ use crate::{api::Journey, binaries, eventually, process::Process, relay::Relay};
 
 /// An agent that can be killed and started again: data directory and configuration stay.
 pub struct Agent {
-    home: TempDir,
     command: Vec<String>,
     starts: u32,
     process: Process,
+    /// Dropped after the process, which shows its output from there when a test fails.
+    home: TempDir,
 }
 
 /// How an agent is to be started.

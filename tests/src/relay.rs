@@ -21,12 +21,13 @@ use crate::{
 /// A relay that can be killed and started again: data directory and ports stay.
 pub struct Relay {
     plan: Plan,
-    home: TempDir,
     public: SocketAddr,
     admin: SocketAddr,
     token: String,
     starts: u32,
     process: Process,
+    /// Dropped after the process, which shows its output from there when a test fails.
+    home: TempDir,
 }
 
 /// How a relay is to be started.
