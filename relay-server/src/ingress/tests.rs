@@ -260,7 +260,8 @@ async fn tests_that_cannot_be_made_say_why() {
         change(&mut test);
         world.ingress.send_test(&live, test)
     };
-    let cases: [(fn(&mut TestEvent), Code); 6] = [
+    type Change = fn(&mut TestEvent);
+    let cases: [(Change, Code); 6] = [
         (|t| t.method = Some("DELETE".to_owned()), Code::Method),
         (|t| t.path = "no slash".to_owned(), Code::Request),
         (|t| t.path = "/a/../b".to_owned(), Code::Request),

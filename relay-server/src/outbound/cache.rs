@@ -198,7 +198,7 @@ mod tests {
         let later = start + FRESH;
         assert!(cache.refresh(later).is_empty(), "nobody uses it");
         assert!(cache.keys(&url, later).is_some());
-        assert_eq!(cache.refresh(later), [url.clone()]);
+        assert_eq!(cache.refresh(later), std::slice::from_ref(&url));
         assert!(cache.refresh(later).is_empty(), "it is under way");
         cache.settle(&url, None, later);
         assert_eq!(cache.keys(&url, later), Some(key()));
