@@ -39,6 +39,10 @@ impl Agent {
     /// A [`Failure`] that ends the command.
     pub async fn bind(config: Config, view: Box<dyn View>) -> Result<Self, Failure> {
         let tls = tls(&config)?;
+        let relay_tls = match (&tls, &config.link.client_certificate) {
+            (Some(tls), Some(files)) => Some(tls.with_client_certificate(files)?),
+            _ => tls.clone(),
+        };
         let (instance, journal, lock) = open_data(&config.data)?;
         let listener = match config.status {
             Some(address) => Some(StatusListener::bind(address).await?),
@@ -55,7 +59,7 @@ impl Agent {
         let parts = driver::Parts {
             session_config: session_config(&config, instance),
             serve: config.serve,
-            dialer: Dialer::new(config.link, tls.clone()),
+            dialer: Dialer::new(config.link, relay_tls, tls.clone()),
             forwarder: Forwarder::new(tls, idle_max as usize),
             report: Report::new(journal),
             view,
@@ -95,7 +99,9 @@ impl Agent {
 
 /// TLS, if anything needs it: reading all certificates of the system takes memory and time.
 fn tls(config: &Config) -> Result<Option<Tls>, Failure> {
+    let proxy = config.link.proxy.as_ref();
     let is_needed = config.link.server.tls
+        || proxy.is_some_and(|via| via.proxy.is_tls())
         || match &config.serve {
             Serve::Destinations(lanes) => lanes.iter().any(|(_, lane)| lane.target.is_tls()),
             Serve::Listen { lane, .. } => lane.target.is_tls(),
