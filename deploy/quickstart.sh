@@ -9,6 +9,8 @@
 # a fresh directory under ${TMPDIR:-/tmp} and is gone when it ends. Several may run at once.
 set -euo pipefail
 
+work='' # the directory of this run
+pids=() # what it started, in this order
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 main() {
@@ -23,9 +25,12 @@ main() {
     local variable
     for variable in $(compgen -e HOOKFERRY_ || true); do unset "$variable"; done
 
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
     install_packages
     build
-    make_work_directory
+    work=$(mktemp -d "${TMPDIR:-/tmp}/hookferry-quickstart.XXXXXXXX")
 
     step 'Starting a relay'
     start_relay
@@ -83,7 +88,11 @@ install_packages() {
 build() {
     step 'Building (a few minutes the first time)'
     cd -- "$root"
-    cargo build --release --locked -p relay-server -p relay-agent --bins --example sample_service
+    # Beside us, so that being asked to stop is heard meanwhile.
+    cargo build --release --locked -p relay-server -p relay-agent --bins --example sample_service </dev/null &
+    pids=("$!")
+    wait "$!"
+    pids=()
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | json_field target_directory)
     bin=$target/release
@@ -98,16 +107,6 @@ json_field() {
 }
 
 # -- Everything that must end with us -----------------------------------------------------------------
-
-work=''
-pids=() # in the order of starting
-
-make_work_directory() {
-    trap clean_up EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM HUP
-    work=$(mktemp -d "${TMPDIR:-/tmp}/hookferry-quickstart.XXXXXXXX")
-}
 
 # Starts a program in a session of its own, so that Ctrl-C reaches it in order and not all at once.
 # Its output goes to $work/NAME.out and $work/NAME.log.

@@ -1,6 +1,8 @@
 //! Settling attempts, replaying, ending.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
 
 use protocol::{
     id::{DeliveryId, EventId, SourceId, TenantId},
@@ -9,7 +11,7 @@ use protocol::{
 
 use super::{
     core::{Answer, Core, Does, hear},
-    desk::Owed,
+    desk::{Desks, Owed},
     journal::{
         payload::{DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle},
         record::Kind,
@@ -28,75 +30,35 @@ impl Core {
         settlements: Vec<Settlement>,
     ) -> Result<Vec<Settled>, StoreError> {
         self.check_writable()?;
-        let mut answers: Vec<Option<Settled>> = vec![None; settlements.len()];
-        let mut unknown = Vec::new();
-        let mut records = Vec::new();
-        {
-            let now = self.clock.now();
-            let mut desks = self.desks();
-            for (at, settlement) in settlements.into_iter().enumerate() {
-                match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
-                    Ok((delivery, first)) => {
-                        records.push((at, record(delivery, first, settlement)));
-                    }
-                    Err(Some(settled)) => answers[at] = Some(settled),
-                    Err(None) => unknown.push((at, settlement)),
+        let _lookup = self.lookup();
+        let mut found = Found::new();
+        let begun = loop {
+            let missing = {
+                let mut desks = self.desks();
+                let missing = missing(&desks, &settlements, &found);
+                if missing.is_empty() {
+                    break begin(&mut desks, settlements, found, self.clock.now());
                 }
+                missing
+            };
+            for (tenant, delivery) in missing {
+                found.insert(delivery, self.find(tenant, delivery).await?);
             }
-        }
-        for (at, settlement) in unknown {
-            match self.settle_unlisted(settlement).await? {
-                Ok(record) => records.push((at, record)),
-                Err(settled) => answers[at] = Some(settled),
-            }
-        }
-        let mut places = Vec::with_capacity(records.len());
-        let mut submitted = Vec::with_capacity(records.len());
-        for (at, (settle, token)) in records {
-            let payload = settle.encode();
-            let tenant = settle.delivery.key.tenant;
-            let settle = Box::new(settle);
-            places.push(at);
-            submitted.push((
-                Kind::Settle,
-                tenant,
-                payload,
-                1,
-                Does::Settle { settle, token },
-            ));
-        }
-        for (at, answer) in places.into_iter().zip(self.submit(submitted)?) {
+        };
+        // Nothing is awaited between beginning and submitting: a caller that goes away in between
+        // would leave leases behind that look as if they were being settled.
+        let Begun {
+            mut answers,
+            places,
+            records,
+        } = begun;
+        for (at, answer) in places.into_iter().zip(self.submit(records)?) {
             if let Answer::Settled(settled) = hear(answer).await? {
                 answers[at] = Some(settled);
             }
         }
-        Ok(answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or(Settled::Unknown))
-            .collect())
-    }
-
-    /// A settlement of a delivery that is not in memory: settled, unknown, or far back in its queue.
-    async fn settle_unlisted(
-        self: &Arc<Self>,
-        settlement: Settlement,
-    ) -> Result<Result<(Settle, crate::store::LeaseToken), Settled>, StoreError> {
-        let _lookup = self.lookup();
-        let Some((state, owed)) = self.find(settlement.tenant, settlement.delivery).await? else {
-            return Ok(Err(Settled::Unknown));
-        };
-        if !state.is_open() {
-            return Ok(Err(Settled::AlreadySettled));
-        }
-        let now = self.clock.now();
-        let mut desks = self.desks();
-        desks.insert_loose(owed, now);
-        Ok(
-            match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
-                Ok((delivery, first)) => Ok(record(delivery, first, settlement)),
-                Err(settled) => Err(settled.unwrap_or(Settled::AlreadySettled)),
-            },
-        )
+        let unknown = |answer: Option<Settled>| answer.unwrap_or(Settled::Unknown);
+        Ok(answers.into_iter().map(unknown).collect())
     }
 
     /// A delivery as the projection has it, with everything durable applied. When it is open and in
@@ -239,6 +201,70 @@ impl Core {
             .await?;
         Ok(())
     }
+}
+
+/// What the projection says of deliveries that are not in memory.
+type Found = HashMap<DeliveryId, Option<(DeliveryState, Owed)>>;
+
+/// Settlements on their way to the journal.
+struct Begun {
+    /// What can be answered already.
+    answers: Vec<Option<Settled>>,
+    /// Which settlement each record is of.
+    places: Vec<usize>,
+    records: Vec<(Kind, TenantId, Bytes, u64, Does)>,
+}
+
+/// Deliveries that are neither in memory nor looked up.
+fn missing(
+    desks: &Desks,
+    settlements: &[Settlement],
+    found: &Found,
+) -> Vec<(TenantId, DeliveryId)> {
+    let is_missing = |one: &&Settlement| {
+        desks.owed(one.tenant, one.delivery).is_none() && !found.contains_key(&one.delivery)
+    };
+    let named = |one: &Settlement| (one.tenant, one.delivery);
+    settlements.iter().filter(is_missing).map(named).collect()
+}
+
+/// Marks leases as being settled and makes the records that settle them.
+fn begin(
+    desks: &mut Desks,
+    settlements: Vec<Settlement>,
+    mut found: Found,
+    now: Timestamp,
+) -> Begun {
+    let mut begun = Begun {
+        answers: vec![None; settlements.len()],
+        places: Vec::new(),
+        records: Vec::new(),
+    };
+    for (at, settlement) in settlements.into_iter().enumerate() {
+        if desks.owed(settlement.tenant, settlement.delivery).is_none() {
+            match found.remove(&settlement.delivery).flatten() {
+                Some((state, owed)) if state.is_open() => desks.insert_loose(owed, now),
+                Some(_) => begun.answers[at] = Some(Settled::AlreadySettled),
+                None => begun.answers[at] = Some(Settled::Unknown),
+            }
+        }
+        if begun.answers[at].is_some() {
+            continue;
+        }
+        match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
+            Ok((delivery, first)) => {
+                let tenant = settlement.tenant;
+                let (settle, token) = record(delivery, first, settlement);
+                let (payload, settle) = (settle.encode(), Box::new(settle));
+                let does = Does::Settle { settle, token };
+                begun.records.push((Kind::Settle, tenant, payload, 1, does));
+                begun.places.push(at);
+            }
+            // Looked up as open, and settled while it was.
+            Err(settled) => begun.answers[at] = Some(settled.unwrap_or(Settled::AlreadySettled)),
+        }
+    }
+    begun
 }
 
 fn held(settlement: &Settlement) -> Held {

@@ -20,6 +20,12 @@ pub(crate) const OPENED_AT: u64 = 512;
 /// The version of everything in a segment.
 const FORMAT: u32 = 1;
 
+/// What is used of the first sector.
+const FIRST_SECTOR_BYTES: u64 = 44;
+
+/// What is used of the second sector.
+const OPENED_BYTES: usize = 20;
+
 const MAGIC: &[u8; 8] = b"HKFYJRNL";
 
 const OPENED: &[u8; 8] = b"HKFYOPEN";
@@ -88,15 +94,9 @@ impl Segment {
             return Ok(None);
         }
         file.read_exact_at(&mut page, 0).map_err(io)?;
-        let opened = &page[OPENED_AT as usize..OPENED_AT as usize + 20];
-        if page[..8] != *MAGIC {
-            // Records are only written behind a durable first sector: with none in use, none is lost.
-            let unused = page[..48].iter().chain(opened).all(|byte| *byte == 0);
-            return if unused {
-                Ok(None)
-            } else {
-                Err(SegmentError::Damaged(number))
-            };
+        let crc = crc32c::crc32c(&page[..40]);
+        if page[..8] != *MAGIC || le_u32(&page[40..44]) != crc {
+            return unless_unused(&*file, number, FIRST_SECTOR_BYTES, bytes);
         }
         let format = le_u32(&page[8..12]);
         if format != FORMAT {
@@ -105,9 +105,10 @@ impl Segment {
         let mut uid = [0; 16];
         uid.copy_from_slice(&page[16..32]);
         let uid = u128::from_le_bytes(uid);
-        if le_u32(&page[12..16]) != number || le_u32(&page[40..44]) != crc32c::crc32c(&page[..40]) {
+        if le_u32(&page[12..16]) != number {
             return Err(SegmentError::Damaged(number));
         }
+        let opened = &page[OPENED_AT as usize..OPENED_AT as usize + OPENED_BYTES];
         let mut segment = Self {
             number,
             uid,
@@ -115,10 +116,20 @@ impl Segment {
             bytes,
             first_seq: None,
         };
-        if opened.iter().any(|byte| *byte != 0) {
-            segment.first_seq = Some(segment.first_seq_from(opened)?);
+        if opened.iter().all(|byte| *byte == 0) {
+            return Ok(Some(segment));
         }
-        Ok(Some(segment))
+        match segment.first_seq_from(opened) {
+            Ok(first_seq) => {
+                segment.first_seq = Some(first_seq);
+                Ok(Some(segment))
+            }
+            Err(SegmentError::Damaged(_)) => {
+                let behind = OPENED_AT + OPENED_BYTES as u64;
+                unless_unused(&*segment.file, number, behind, bytes)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The second sector, or, when that is damaged, the first record.
@@ -135,8 +146,8 @@ impl Segment {
         }
     }
 
-    fn opened_sector(&self, first_seq: u64) -> [u8; 20] {
-        let mut sector = [0; 20];
+    fn opened_sector(&self, first_seq: u64) -> [u8; OPENED_BYTES] {
+        let mut sector = [0; OPENED_BYTES];
         sector[..8].copy_from_slice(OPENED);
         sector[8..16].copy_from_slice(&first_seq.to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&self.uid.to_le_bytes()), &sector[..16]);
@@ -157,6 +168,24 @@ impl Segment {
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, 0)?;
         Ok(Bytes::from(bytes))
+    }
+}
+
+/// `Ok(None)` for a file whose first page was torn by a power loss before anything was made durable
+/// behind it: both sectors are synced before or with the first record, so that nothing is lost.
+fn unless_unused(
+    file: &dyn JournalFile,
+    number: u32,
+    from: u64,
+    bytes: u64,
+) -> Result<Option<Segment>, SegmentError> {
+    let io = |error| SegmentError::Io(number, error);
+    let mut rest = vec![0; usize::try_from(bytes.saturating_sub(from)).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut rest, from).map_err(io)?;
+    if is_zero(&rest) {
+        Ok(None)
+    } else {
+        Err(SegmentError::Damaged(number))
     }
 }
 

@@ -119,7 +119,14 @@ impl Space {
         }
         let number = stock.take_number();
         drop(stock);
-        Segment::create(&*self.fs, number, bytes.max(self.segment_bytes))
+        let made = Segment::create(&*self.fs, number, bytes.max(self.segment_bytes));
+        if made.is_err() {
+            // Known at once, not only when the stock fails to be filled, which then tells the end too.
+            self.stock().failing = true;
+            self.full.store(true, Ordering::Relaxed);
+            self.changed.notify_all();
+        }
+        made
     }
 
     /// Keeps the stock full until [`Space::stop`]. Runs on a thread of its own.

@@ -11,6 +11,7 @@ use super::{
     intake::{Intake, Op},
     record::Kind,
     recovery::{self, Damage, Recovered},
+    segment::{Segment, SegmentError},
     sim::SimFs,
     space::Space,
     writer::{Sink, Writer, Written},
@@ -261,4 +262,44 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
 
     assert_eq!(fs.operations(), operations, "the sync is not tried again");
     assert_eq!(journal.confirmed(), [(2, payload("kept"))]);
+}
+
+#[test]
+fn a_page_torn_before_anything_counted_is_unused() {
+    let fs = SimFs::new();
+    let segment = Segment::create(&fs, 1, 16 * 1024).unwrap();
+    let whole = fs.bytes(1);
+    let load = |bytes: &[u8]| {
+        fs.put(1, bytes.to_vec());
+        Segment::load(&fs, 1)
+    };
+
+    for kept in 1..44 {
+        let mut torn = vec![0; whole.len()];
+        torn[..kept].copy_from_slice(&whole[..kept]);
+        assert!(
+            matches!(load(&torn), Ok(None)),
+            "{kept} bytes of the first sector"
+        );
+    }
+    let opening = segment.opening(7);
+    for kept in 1..20 {
+        let mut torn = whole.clone();
+        torn[512..512 + kept].copy_from_slice(&opening[..kept]);
+        assert!(
+            matches!(load(&torn), Ok(None)),
+            "{kept} bytes of the second sector"
+        );
+    }
+
+    for at in [3, 520] {
+        let mut damaged = whole.clone();
+        damaged[512..532].copy_from_slice(&opening[..20]);
+        damaged[at] ^= 1;
+        damaged[5000] = 1;
+        assert!(
+            matches!(load(&damaged), Err(SegmentError::Damaged(1))),
+            "byte {at}, but in use"
+        );
+    }
 }
