@@ -253,14 +253,14 @@ async fn a_test_of_a_rule_of_ones_own_needs_no_preset() {
 
 #[tokio::test]
 async fn tests_that_cannot_be_made_say_why() {
+    type Change = fn(&mut TestEvent);
     let world = World::new().await;
     let live = world.preset("stripe", Some("whsec_one")).await;
-    let test = |change: fn(&mut TestEvent)| {
+    let test = |change: Change| {
         let mut test = TestEvent::default();
         change(&mut test);
         world.ingress.send_test(&live, test)
     };
-    type Change = fn(&mut TestEvent);
     let cases: [(Change, Code); 6] = [
         (|t| t.method = Some("DELETE".to_owned()), Code::Method),
         (|t| t.path = "no slash".to_owned(), Code::Request),

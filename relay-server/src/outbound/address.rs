@@ -31,12 +31,10 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     // Global unicast is 2000::/3. Within it, tunnels carry an IPv4 address that may be any, and
     // documentation is nowhere.
     let global = (0x2000..0x4000).contains(&first);
-    let special = match first {
-        0x2001 => second < 0x200 || second == 0xdb8, // Teredo and other protocols; documentation
-        0x2002 => true,                              // 6to4
-        0x3fff => second < 0x1000,                   // documentation
-        _ => false,
-    };
+    // Teredo and other protocols, and documentation.
+    let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
+        || first == 0x2002 // 6to4
+        || (first == 0x3fff && second < 0x1000);
     // NAT64 of the well-known prefix is how IPv4 is reached where there is only IPv6.
     let nat64 = (first, second, third) == (0x64, 0xff9b, 0);
     let [.., high, low] = address.segments();
