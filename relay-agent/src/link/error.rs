@@ -139,7 +139,7 @@ pub(super) fn with_tls_advice(failure: Failure, error: &io::Error) -> Failure {
             failure.fix("check the clock of this machine, then the dates of the certificate")
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            failure.fix("check the host name in `server`: the certificate is for another one")
+            failure.fix("check the host name in the URL that was used: the certificate is for another one")
         }
         _ => failure,
     }

@@ -26,7 +26,8 @@ async fn delivers(relay: Relay, mut proxy: SampleProxy, link: LinkConfig, asked:
     config.link = link;
     assert!(!format!("{config:?}").contains(PASSWORD));
     let agent = Running::start(config).await;
-    let mut link = relay.accept().await;
+    let link = tokio::time::timeout(Duration::from_secs(30), relay.accept()).await;
+    let mut link = link.expect("the proxy led to no relay");
     link.welcome().await;
     link.offer(sample::offer(1, 1)).await;
     service.next().await;

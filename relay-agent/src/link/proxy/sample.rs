@@ -1,13 +1,14 @@
 //! Proxies for tests: they check what they are shown, tell what they are asked for, and connect all
 //! to one address, whatever its name.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -82,7 +83,8 @@ impl SampleProxy {
 
     /// What it was asked for next.
     pub(crate) async fn asked(&mut self) -> String {
-        self.asked.recv().await.unwrap()
+        let asked = timeout(Duration::from_secs(30), self.asked.recv()).await;
+        asked.expect("nobody asked the proxy").unwrap()
     }
 
     /// Whether nobody asked for anything more.
