@@ -39,6 +39,7 @@ impl Agent {
     /// A [`Failure`] that ends the command.
     pub async fn bind(config: Config, view: Box<dyn View>) -> Result<Self, Failure> {
         let tls = tls(&config)?;
+        let relay_tls = config.link.tls_to_relay(tls.as_ref())?;
         let (instance, journal, lock) = open_data(&config.data)?;
         let listener = match config.status {
             Some(address) => Some(StatusListener::bind(address).await?),
@@ -55,7 +56,7 @@ impl Agent {
         let parts = driver::Parts {
             session_config: session_config(&config, instance),
             serve: config.serve,
-            dialer: Dialer::new(config.link, tls.clone()),
+            dialer: Dialer::new(config.link, relay_tls, tls.clone()),
             forwarder: Forwarder::new(tls, idle_max as usize),
             report: Report::new(journal),
             view,
@@ -95,7 +96,7 @@ impl Agent {
 
 /// TLS, if anything needs it: reading all certificates of the system takes memory and time.
 fn tls(config: &Config) -> Result<Option<Tls>, Failure> {
-    let is_needed = config.link.server.tls
+    let is_needed = config.link.needs_tls()
         || match &config.serve {
             Serve::Destinations(lanes) => lanes.iter().any(|(_, lane)| lane.target.is_tls()),
             Serve::Listen { lane, .. } => lane.target.is_tls(),

@@ -171,6 +171,35 @@ pub struct LinkArgs {
         env = "HOOKFERRY_CA_FILE"
     )]
     pub ca_file: Option<PathBuf>,
+    /// Certificate (PEM) to show to the relay
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKFERRY_CLIENT_CERT_FILE",
+        hide_env_values = true
+    )]
+    pub client_cert_file: Option<PathBuf>,
+    /// Key (PEM) of the certificate
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKFERRY_CLIENT_KEY_FILE",
+        hide_env_values = true
+    )]
+    pub client_key_file: Option<PathBuf>,
+    /// Proxy to the relay, or "off": http, https, socks5 or socks5h [env: HOOKFERRY_PROXY,
+    /// HTTPS_PROXY, ALL_PROXY; NO_PROXY]
+    // Not clap's env: a password may stand in the environment, but not on the command line.
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// File that holds the password of the proxy's user
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKFERRY_PROXY_PASSWORD_FILE",
+        hide_env_values = true
+    )]
+    pub proxy_password_file: Option<PathBuf>,
     /// Let the token travel unencrypted to a relay that is not on this machine
     #[arg(long, env = "HOOKFERRY_ALLOW_PLAIN_HTTP")]
     pub allow_plain_http: bool,

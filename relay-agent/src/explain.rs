@@ -189,6 +189,26 @@ codes! {
     "check that this machine may open outbound connections to the relay's port"
     "No TCP connection to the relay could be made. The agent needs one outbound connection and \
      nothing inbound. It keeps trying, at most 5 s apart."
+    /// The proxy cannot be used.
+    Proxy "E-PROXY" Unreachable
+    "check the address of the proxy in --proxy, [proxy] url, HOOKFERRY_PROXY, HTTPS_PROXY or ALL_PROXY"
+    "The proxy on the way to the relay cannot be reached, is silent, hung up, or speaks something \
+     else than its URL says (http, https, socks5, socks5h). `relay-agent config check` shows which \
+     proxy is used, and who named it. The agent keeps trying."
+    /// The proxy does not know who asks.
+    ProxyAuth "E-PROXY-AUTH" Unreachable
+    "give user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT, or a user in [proxy] url and password_file"
+    "The proxy wants a user name and password, or did not accept those it was shown. Special \
+     characters in a URL are percent-encoded: @ is %40, : is %3A, \\ is %5C. The agent speaks Basic \
+     with HTTP proxies and user and password with SOCKS5. For NTLM, Negotiate or Kerberos, run a \
+     local proxy that speaks them, such as px or cntlm, and name that one. The agent keeps trying."
+    /// The proxy refuses to connect to the relay.
+    ProxyRefused "E-PROXY-REFUSED" Unreachable
+    "ask who runs the proxy to allow CONNECT to the relay's host and port"
+    "The proxy answered, but makes no connection to the relay. 403 and 405: its rules forbid it; \
+     many allow CONNECT to port 443 only. 502, 503 and 504: it cannot reach or resolve the relay. \
+     With socks5:// this machine resolves the relay's name, with socks5h:// the proxy does. The \
+     agent keeps trying."
     /// TLS with the relay failed.
     Tls "E-TLS" Unreachable
     "if a proxy inspects TLS, give its CA with --ca-file or [tls] ca_file; else check the relay's certificate"

@@ -28,8 +28,8 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub enum Stream {
     /// TCP alone.
     Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS over TCP, or over the TLS of a proxy.
+    Tls(Box<TlsStream<Stream>>),
 }
 
 /// Finds the addresses of a host.

@@ -142,10 +142,11 @@ async fn ask(reach: Reach, body: Value) -> Result<Sent, Failure> {
     let Reach { link, ca_file } = reach;
     let url = format!("{}/agent/v1/send", link.server);
     let during = |failure: Failure| failure.during(format!("sending a test event to {url}"));
-    let tls = match link.server.tls {
+    let tls = match link.needs_tls() {
         true => Some(Tls::new(ca_file.as_deref())?),
         false => None,
     };
+    let relay_tls = link.tls_to_relay(tls.as_ref())?;
     let request = Request::post(link.server.send_path())
         .header(header::HOST, &link.server.authority)
         .header(
@@ -156,7 +157,7 @@ async fn ask(reach: Reach, body: Value) -> Result<Sent, Failure> {
         .header(header::USER_AGENT, PROGRAM)
         .body(Full::new(Bytes::from(body.to_string())))
         .map_err(|error| Failure::new(Code::ConfigValue, format!("server: {error}")))?;
-    let stream = Dialer::new(link, tls).open().await;
+    let stream = Dialer::new(link, relay_tls, tls).open().await;
     let stream = stream.map_err(|error| during(error.failure()))?;
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

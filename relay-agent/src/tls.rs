@@ -1,18 +1,28 @@
 //! What is trusted: the certificates the operating system trusts, and those of one file in addition.
 
-use std::{path::Path, sync::Arc};
+use std::{fmt::Display, path::Path, sync::Arc};
 
-use rustls::{ClientConfig, crypto::ring};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{
+    ClientConfig, ConfigBuilder,
+    client::{WantsClientCert, danger::ServerCertVerifier},
+    crypto::ring,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls_platform_verifier::Verifier;
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
-use crate::explain::{Code, Failure};
+use crate::{
+    config::CertificateFiles,
+    explain::{Code, Failure},
+    net::Stream,
+};
 
 /// Opens TLS with relay and services alike. Cheap to clone.
 #[derive(Clone)]
-pub struct Tls(TlsConnector);
+pub struct Tls {
+    verifier: Arc<Verifier>,
+    connector: TlsConnector,
+}
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -28,23 +38,45 @@ impl Tls {
     /// [`Code::ConfigValue`] if the CA file is unusable, [`Code::Tls`] if nothing is trusted at all.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, Failure> {
         let extra = match ca_file {
-            Some(path) => read_certificates(path)?,
+            Some(path) => read_certificates("tls.ca_file", path)?,
             None => Vec::new(),
         };
         let provider = Arc::new(ring::default_provider());
-        let verifier =
-            Verifier::new_with_extra_roots(extra, provider.clone()).map_err(|error| {
-                Failure::new(Code::Tls, format!("no certificates to trust: {error}"))
-                    .fix("install the package ca-certificates, or give a CA file with --ca-file")
-            })?;
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Failure::new(Code::Tls, error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config).into()))
+        let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(|error| {
+            Failure::new(Code::Tls, format!("no certificates to trust: {error}"))
+                .fix("install the package ca-certificates, or give a CA file with --ca-file")
+        })?;
+        let verifier = Arc::new(verifier);
+        let config = builder(verifier.clone())?.with_no_client_auth();
+        Ok(Self {
+            verifier,
+            connector: connector(config),
+        })
+    }
+
+    /// The same with a certificate that is shown to who asks for one.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::ConfigValue`] if certificate or key are unusable, or do not belong together.
+    pub fn with_client_certificate(&self, files: &CertificateFiles) -> Result<Self, Failure> {
+        let chain = read_certificates("tls.client_cert_file", &files.certificate)?;
+        let unusable = |error: &dyn Display| {
+            let path = files.key.display();
+            Failure::new(
+                Code::ConfigValue,
+                format!("tls.client_key_file: {path}: {error}"),
+            )
+            .fix("expected the unencrypted private key of the client certificate in PEM form")
+        };
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&error))?;
+        let config = builder(self.verifier.clone())?
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| unusable(&error))?;
+        Ok(Self {
+            verifier: self.verifier.clone(),
+            connector: connector(config),
+        })
     }
 
     /// Speaks TLS with `host` over a fresh connection.
@@ -52,22 +84,36 @@ impl Tls {
     /// # Errors
     ///
     /// Those of the handshake; the reason is in words.
-    pub async fn connect(
-        &self,
-        host: &str,
-        stream: TcpStream,
-    ) -> std::io::Result<Box<TlsStream<TcpStream>>> {
+    pub async fn connect(&self, host: &str, stream: Stream) -> std::io::Result<Stream> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| std::io::Error::other(format!("{host:?} is not a name TLS can verify")))?;
-        Ok(Box::new(self.0.connect(name, stream).await?))
+        let stream = self.connector.connect(name, stream).await?;
+        Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+fn builder(
+    verifier: Arc<Verifier>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Failure> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::new(Code::Tls, error.to_string()))?;
+    let verifier: Arc<dyn ServerCertVerifier> = verifier;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
+}
+
+fn connector(mut config: ClientConfig) -> TlsConnector {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config).into()
+}
+
+fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unusable = |what: String| {
         Failure::new(
             Code::ConfigValue,
-            format!("tls.ca_file: {}: {what}", path.display()),
+            format!("{key}: {}: {what}", path.display()),
         )
         .fix("expected one or more certificates in PEM form")
     };

@@ -33,6 +33,8 @@ pub struct FileConfig {
     pub log_format: Option<LogFormat>,
     /// Certificates.
     pub tls: TlsTable,
+    /// The way to the relay.
+    pub proxy: ProxyTable,
     /// What goes where.
     pub forward: Vec<ForwardConfig>,
     /// Bounds.
@@ -47,6 +49,22 @@ pub struct FileConfig {
 pub struct TlsTable {
     /// CA certificates to trust beside those of the operating system.
     pub ca_file: Option<PathBuf>,
+    /// The certificate shown to the relay.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its key.
+    pub client_key_file: Option<PathBuf>,
+}
+
+/// `[proxy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyTable {
+    /// The proxy, or `off`.
+    pub url: Option<String>,
+    /// Hosts that are reached without it.
+    pub no_proxy: Option<String>,
+    /// File that holds its password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// `[[forward]]`
@@ -156,7 +174,7 @@ mod tests {
         );
         check(
             "[tls]\nsomething = 1\n",
-            &["line 2", "the keys here are ca_file"],
+            &["line 2", "the keys here are ca_file, client_cert_file"],
         );
         check("server = [", &["E-CONFIG-SYNTAX", "line 1"]);
         check(

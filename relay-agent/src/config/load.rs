@@ -1,5 +1,7 @@
 //! Flags, environment and file become one [`Config`].
 
+mod proxy;
+
 mod token;
 
 use std::{
@@ -12,8 +14,8 @@ use std::{
 };
 
 use super::{
-    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, Config, DataConfig, FileConfig, ForwardConfig,
-    GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT,
+    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CertificateFiles, Config, DataConfig, FileConfig,
+    ForwardConfig, GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT,
     WINDOW_BYTES_DEFAULT, parse_duration, value::TOKEN_BYTES_MAX,
 };
 use crate::{
@@ -333,10 +335,14 @@ fn link(
     let name = origins.pick("name", args.name.clone(), file.name.clone(), name);
     let (token, origin) = token::find(args, file, environment)?;
     origins.0.push(("token", "***".to_owned(), origin));
+    let proxy = proxy::find(args, file, &server, environment, origins)?;
+    let client_certificate = client_certificate(args, file, origins)?;
     Ok(LinkConfig {
         server,
         token,
         name,
+        proxy,
+        client_certificate,
     })
 }
 
@@ -344,6 +350,34 @@ fn ca_file(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Option<
     let path = args.ca_file.clone().or(file.tls.ca_file.clone())?;
     origins.note("tls.ca_file", path.display(), args.ca_file.is_some(), true);
     Some(path)
+}
+
+fn client_certificate(
+    args: &LinkArgs,
+    file: &FileConfig,
+    origins: &mut Origins,
+) -> Result<Option<CertificateFiles>, Failure> {
+    let certificate = args.client_cert_file.clone();
+    let certificate = certificate.or(file.tls.client_cert_file.clone());
+    let key = args.client_key_file.clone();
+    match (certificate, key.or(file.tls.client_key_file.clone())) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            let is_flag = args.client_cert_file.is_some();
+            origins.note("tls.client_cert_file", certificate.display(), is_flag, true);
+            let is_flag = args.client_key_file.is_some();
+            origins.note("tls.client_key_file", key.display(), is_flag, true);
+            Ok(Some(CertificateFiles { certificate, key }))
+        }
+        (Some(_), None) => Err(invalid(
+            "tls.client_key_file",
+            "a client certificate needs its key".to_owned(),
+        )),
+        (None, Some(_)) => Err(invalid(
+            "tls.client_cert_file",
+            "there is a key but no client certificate".to_owned(),
+        )),
+    }
 }
 
 fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Duration, Failure> {

@@ -6,17 +6,20 @@ mod file;
 
 mod load;
 
+pub(crate) mod proxy;
+
 pub(crate) mod value;
 
 pub use file::{FileConfig, ForwardConfig};
 pub use load::{Environment, Loaded, Process, Reach};
+pub use proxy::{Credentials, Proxy, ProxyKind};
 pub use value::{ServerUrl, Token, parse_duration};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use protocol::session::Window;
 
-use crate::{args::LogFormat, forward::Target};
+use crate::{args::LogFormat, explain::Failure, forward::Target, tls::Tls};
 
 /// Forwards at the same time per destination, unless configured.
 pub const CONCURRENCY_DEFAULT: u32 = 16;
@@ -61,6 +64,69 @@ pub struct LinkConfig {
     pub token: Token,
     /// What people call this agent.
     pub name: String,
+    /// What leads to it, unless it is reached directly.
+    pub proxy: Option<ProxyConfig>,
+    /// The certificate this agent shows, if the relay (or what stands before it) asks for one.
+    pub client_certificate: Option<CertificateFiles>,
+}
+
+impl LinkConfig {
+    /// Whether anything on the way to the relay speaks TLS.
+    pub fn needs_tls(&self) -> bool {
+        self.server.tls || self.proxy.as_ref().is_some_and(|via| via.proxy.is_tls())
+    }
+
+    /// What is spoken to the relay itself: it may ask for this agent's certificate.
+    ///
+    /// # Errors
+    ///
+    /// The certificate or its key cannot be used: the configuration is wrong.
+    pub fn tls_to_relay(&self, tls: Option<&Tls>) -> Result<Option<Tls>, Failure> {
+        match (tls, &self.client_certificate) {
+            (Some(tls), Some(files)) => tls.with_client_certificate(files).map(Some),
+            _ => Ok(tls.cloned()),
+        }
+    }
+}
+
+/// The proxy that leads to the relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// The proxy.
+    pub proxy: Proxy,
+    /// Who named it: advice differs.
+    pub origin: ProxyOrigin,
+}
+
+/// Who named a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyOrigin {
+    /// The command line.
+    Flag,
+    /// agent.toml.
+    File,
+    /// A variable of the environment.
+    Variable(&'static str),
+}
+
+impl ProxyOrigin {
+    /// What people set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "--proxy",
+            Self::File => "[proxy] url",
+            Self::Variable(name) => name,
+        }
+    }
+}
+
+/// A certificate and its key, each in a PEM file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by those between it and its CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// What is served: the only source of URLs the agent ever calls.

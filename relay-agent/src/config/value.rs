@@ -94,17 +94,20 @@ impl FromStr for ServerUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
+        let shown = without_user(text);
+        let uri: Uri = text
+            .parse()
+            .map_err(|_| format!("{shown:?} is not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("https" | "wss") => true,
             Some("http" | "ws") => false,
-            _ => return Err(format!("{text:?} must start with https:// or wss://")),
+            _ => return Err(format!("{shown:?} must start with https:// or wss://")),
         };
         let authority = plain_authority(&uri).ok_or_else(|| {
-            format!("{text:?} must be scheme, host and port: no user name or password")
+            format!("{shown:?} must be scheme, host and port: no user name or password")
         })?;
         if uri.query().is_some() {
-            return Err(format!("{text:?} must not have a query"));
+            return Err(format!("{shown:?} must not have a query"));
         }
         Ok(Self {
             tls,
@@ -154,9 +157,29 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A URL for an error text: what stands before `@` may be a password.
+fn without_user(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("...@{rest}"),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_never_repeats_a_password() {
+        for text in [
+            "https://user:hunter2@relay.example.com",
+            "user:hunter2@",
+            "http://u:hunter2@[::1",
+        ] {
+            let error = text.parse::<ServerUrl>().unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
 
     #[test]
     fn server_urls() {

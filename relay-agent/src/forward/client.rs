@@ -223,6 +223,6 @@ async fn connect(uri: &Uri, tls: Option<Tls>) -> Result<net::Stream, CallError> 
         return Ok(net::Stream::Plain(stream));
     }
     let tls = tls.ok_or_else(|| CallError::Tls(std::io::Error::other("TLS is not set up")))?;
-    let stream = tls.connect(&host, stream).await.map_err(CallError::Tls)?;
-    Ok(net::Stream::Tls(stream))
+    let stream = net::Stream::Plain(stream);
+    tls.connect(&host, stream).await.map_err(CallError::Tls)
 }

@@ -1,6 +1,7 @@
-//! From an address to a WebSocket that speaks `hookferry.v1`: TCP, TLS, upgrade.
+//! From an address to a WebSocket that speaks `hookferry.v1`: TCP, proxy, TLS, upgrade.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -8,14 +9,25 @@ use std::{
 
 use http::{Request, header};
 use protocol::limits;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{handshake::client::generate_key, protocol::WebSocketConfig},
 };
 
-use super::{error::DialError, socket::Socket};
-use crate::{config::LinkConfig, net, tls::Tls};
+use super::{
+    error::DialError,
+    proxy::{self, ProxyError},
+    socket::Socket,
+};
+use crate::{
+    config::{LinkConfig, Proxy, ProxyKind},
+    net,
+    tls::Tls,
+};
 
 /// How long a TCP connection may take to be made: a network that is back answers at once, and one
 /// that is not is asked again soon.
@@ -27,7 +39,7 @@ const RESOLVE_MAX: Duration = Duration::from_secs(5);
 /// The same when the addresses of last time are known.
 const RESOLVE_AGAIN_MAX: Duration = Duration::from_millis(1500);
 
-/// How long TLS and upgrade may take.
+/// How long proxy, TLS and upgrade may take together.
 const UPGRADE_MAX: Duration = Duration::from_secs(10);
 
 /// Opens connections to the relay.
@@ -35,16 +47,22 @@ const UPGRADE_MAX: Duration = Duration::from_secs(10);
 pub struct Dialer {
     config: LinkConfig,
     tls: Option<Tls>,
-    /// Where the relay was last time: name servers often come back later than the network.
+    proxy_tls: Option<Tls>,
+    upgrade_max: Duration,
+    /// Where the relay, or the proxy before it, was last time: name servers often come back later
+    /// than the network.
     addresses: Mutex<Vec<SocketAddr>>,
 }
 
 impl Dialer {
-    /// A dialer for one relay; `tls` is needed unless the relay is reached by plain HTTP.
-    pub fn new(config: LinkConfig, tls: Option<Tls>) -> Self {
+    /// A dialer for one relay. `tls` is needed unless the relay is reached by plain HTTP; `proxy_tls`,
+    /// which shows no certificate of ours, if TLS is spoken with the proxy.
+    pub fn new(config: LinkConfig, tls: Option<Tls>, proxy_tls: Option<Tls>) -> Self {
         Self {
             config,
             tls,
+            proxy_tls,
+            upgrade_max: UPGRADE_MAX,
             addresses: Mutex::new(Vec::new()),
         }
     }
@@ -54,18 +72,25 @@ impl Dialer {
         self.config.server.connect_url()
     }
 
+    /// Where it connects to, and through what.
+    pub fn way(&self) -> String {
+        match &self.config.proxy {
+            Some(via) => format!("{} through the proxy {}", self.url(), via.proxy),
+            None => self.url(),
+        }
+    }
+
     /// Opens a connection.
     ///
     /// # Errors
     ///
     /// A [`DialError`], which knows whether and when trying again makes sense.
     pub(super) async fn dial(&self) -> Result<Box<Socket>, DialError> {
-        let stream = self.connect().await?;
+        let (stream, deadline) = self.reach().await?;
         let opening = async { self.upgrade(self.secure(stream).await?).await };
-        match timeout(UPGRADE_MAX, opening).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::Slow(UPGRADE_MAX)),
-        }
+        timeout_at(deadline, opening)
+            .await
+            .unwrap_or(Err(DialError::Slow(self.upgrade_max)))
     }
 
     /// Opens a connection for one plain request, TLS included.
@@ -74,34 +99,96 @@ impl Dialer {
     ///
     /// A [`DialError`].
     pub(crate) async fn open(&self) -> Result<net::Stream, DialError> {
-        let stream = self.connect().await?;
-        match timeout(UPGRADE_MAX, self.secure(stream)).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::Slow(UPGRADE_MAX)),
+        let (stream, deadline) = self.reach().await?;
+        timeout_at(deadline, self.secure(stream))
+            .await
+            .unwrap_or(Err(DialError::Slow(self.upgrade_max)))
+    }
+
+    async fn secure(&self, stream: net::Stream) -> Result<net::Stream, DialError> {
+        let server = &self.config.server;
+        match &self.tls {
+            Some(tls) if server.tls => {
+                let secured = tls.connect(&server.host, stream).await;
+                secured.map_err(DialError::Tls)
+            }
+            _ => Ok(stream),
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve().await?;
-        net::connect(&addresses, CONNECT_MAX)
+    /// A stream to the relay, through the proxy if there is one, and until when everything on it has
+    /// to be agreed.
+    async fn reach(&self) -> Result<(net::Stream, Instant), DialError> {
+        let server = &self.config.server;
+        let Some(via) = &self.config.proxy else {
+            let addresses = self
+                .resolve(&server.host, server.port)
+                .await
+                .map_err(|source| DialError::Dns {
+                    host: server.host.clone(),
+                    source,
+                })?;
+            let stream = net::connect(&addresses, CONNECT_MAX)
+                .await
+                .map_err(DialError::Connect)?;
+            let deadline = Instant::now() + self.upgrade_max;
+            return Ok((net::Stream::Plain(stream), deadline));
+        };
+        let at_proxy = |source| DialError::Proxy {
+            via: via.clone(),
+            relay: server.host.clone(),
+            source,
+        };
+        let addresses = self
+            .resolve(&via.proxy.host, via.proxy.port)
             .await
-            .map_err(DialError::Connect)
+            .map_err(|error| at_proxy(ProxyError::Dns(error)))?;
+        let stream = net::connect(&addresses, CONNECT_MAX)
+            .await
+            .map_err(|error| at_proxy(ProxyError::Connect(error)))?;
+        let deadline = Instant::now() + self.upgrade_max;
+        let target = self.name_for(&via.proxy).await?;
+        let tunnel = self.tunnel(&via.proxy, stream, &target);
+        let stream = timeout_at(deadline, tunnel)
+            .await
+            .unwrap_or(Err(ProxyError::Silent))
+            .map_err(at_proxy)?;
+        Ok((stream, deadline))
     }
 
-    async fn secure(&self, stream: TcpStream) -> Result<net::Stream, DialError> {
+    /// What the proxy is told: the name of the relay, or its address if this machine is to resolve it.
+    async fn name_for(&self, proxy: &Proxy) -> Result<String, DialError> {
         let server = &self.config.server;
-        Ok(match &self.tls {
-            Some(tls) if server.tls => net::Stream::Tls(
-                tls.connect(&server.host, stream)
-                    .await
-                    .map_err(DialError::Tls)?,
-            ),
-            _ => net::Stream::Plain(stream),
-        })
+        if proxy.kind != ProxyKind::Socks5 {
+            return Ok(server.host.clone());
+        }
+        let found = timeout(RESOLVE_MAX, net::resolve(&server.host, server.port)).await;
+        let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let addresses = found.map_err(|source| DialError::Dns {
+            host: server.host.clone(),
+            source,
+        })?;
+        // `resolve` finds at least one.
+        let first = addresses.first().map(|address| address.ip().to_string());
+        Ok(first.unwrap_or_default())
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
-        let server = &self.config.server;
+    async fn tunnel(
+        &self,
+        proxy: &Proxy,
+        stream: TcpStream,
+        target: &str,
+    ) -> Result<net::Stream, ProxyError> {
+        let mut stream = net::Stream::Plain(stream);
+        if let Some(tls) = self.proxy_tls.as_ref().filter(|_| proxy.is_tls()) {
+            let secured = tls.connect(&proxy.host, stream).await;
+            stream = secured.map_err(ProxyError::Tls)?;
+        }
+        proxy::tunnel(proxy, stream, target, self.config.server.port).await
+    }
+
+    /// Finds the addresses of the first hop. Those of last time do, if there is no answer soon.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let known = self
             .addresses
             .lock()
@@ -112,7 +199,7 @@ impl Dialer {
         } else {
             RESOLVE_AGAIN_MAX
         };
-        let error = match timeout(patience, net::resolve(&server.host, server.port)).await {
+        let error = match timeout(patience, net::resolve(host, port)).await {
             Ok(Ok(addresses)) => {
                 let mut known = self
                     .addresses
@@ -122,13 +209,10 @@ impl Dialer {
                 return Ok(addresses);
             }
             Ok(Err(error)) => error,
-            Err(_) => std::io::ErrorKind::TimedOut.into(),
+            Err(_) => io::ErrorKind::TimedOut.into(),
         };
         if known.is_empty() {
-            return Err(DialError::Dns {
-                host: server.host.clone(),
-                source: error,
-            });
+            return Err(error);
         }
         Ok(known)
     }
@@ -168,3 +252,6 @@ fn websocket_config() -> WebSocketConfig {
         .max_message_size(Some(limits::MESSAGE_BYTES_MAX))
         .max_frame_size(Some(limits::MESSAGE_BYTES_MAX))
 }
+
+#[cfg(test)]
+mod tests;

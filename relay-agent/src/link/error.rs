@@ -5,9 +5,14 @@ use std::{io, time::Duration};
 use http::{Response, StatusCode, header};
 use protocol::frame::{Refuse, RefuseCode};
 use protocol::session::{Close, CloseCode};
+use rustls::CertificateError;
 use tokio_tungstenite::tungstenite;
 
-use crate::explain::{Code, Exit, Failure};
+use super::proxy::ProxyError;
+use crate::{
+    config::ProxyConfig,
+    explain::{Code, Exit, Failure},
+};
 
 /// Longest text of the relay that is shown, in characters.
 const DETAIL_CHARS_MAX: usize = 300;
@@ -26,6 +31,16 @@ pub enum DialError {
     /// No TCP connection.
     #[error("no connection: {0}")]
     Connect(#[source] io::Error),
+    /// The proxy did not lead to the relay.
+    #[error("the proxy {}: {source}", .via.proxy)]
+    Proxy {
+        /// The proxy.
+        via: ProxyConfig,
+        /// The host of the relay.
+        relay: String,
+        /// What it did instead.
+        source: ProxyError,
+    },
     /// No TLS.
     #[error("TLS failed: {0}")]
     Tls(#[source] io::Error),
@@ -84,7 +99,10 @@ impl DialError {
         let code = match self {
             Self::Dns { .. } => Code::Dns,
             Self::Connect(_) => Code::Connect,
-            Self::Tls(_) => Code::Tls,
+            Self::Proxy { via, relay, source } => return source.failure(via, relay),
+            Self::Tls(error) => {
+                return with_tls_advice(Failure::new(Code::Tls, self.to_string()), error);
+            }
             Self::Slow(_) => Code::Upgrade,
             Self::Status { status, .. } => match status.as_u16() {
                 401 => Code::TokenRejected,
@@ -99,6 +117,31 @@ impl DialError {
             },
         };
         Failure::new(code, self.to_string())
+    }
+}
+
+/// Adds what helps against this very TLS error.
+pub(super) fn with_tls_advice(failure: Failure, error: &io::Error) -> Failure {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(reason)) = cause else {
+        return failure;
+    };
+    match reason {
+        // A CA that was renewed under its old name gives a bad signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => failure.fix(
+            "who signed the certificate is not known here. If a proxy of your network inspects TLS, get its CA \
+             certificate and give it with --ca-file or [tls] ca_file; if the CA is your own, the same",
+        ),
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            failure.fix("check the clock of this machine, then the dates of the certificate")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            failure.fix("check the host name in the URL that was used: the certificate is for another one")
+        }
+        _ => failure,
     }
 }
 

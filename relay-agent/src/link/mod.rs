@@ -9,6 +9,8 @@ mod dial;
 
 pub(crate) mod driver;
 
+pub(crate) mod proxy;
+
 mod error;
 
 mod reconnect;
@@ -18,6 +20,7 @@ mod socket;
 pub use dial::Dialer;
 pub use driver::Driver;
 pub use error::DialError;
+pub use proxy::ProxyError;
 pub(crate) use {driver::PROGRAM, error::for_people};
 
 /// Names a connection for as long as the process lives.

@@ -274,3 +274,44 @@ fn configuration_errors_end_with_4() {
             .contains("server.toml:1: unknown key `lisen`; did you mean `listen`?")
     );
 }
+
+#[tokio::test]
+async fn test_events_are_sent_from_the_command_line() {
+    let desk = Desk::new().await;
+    for line in [
+        "tenant create acme",
+        "source create stripe --tenant acme --preset stripe --secret-file @secret",
+        "source create asana --tenant acme --preset asana",
+        "source test stripe --tenant acme --event charge.failed --header X-A:1 --path /x",
+        "source test stripe --tenant acme --data {} --content-type application/json -o json",
+    ] {
+        desk.run(line)
+            .await
+            .unwrap_or_else(|failure| panic!("{line}: {failure}"));
+    }
+    desk.fails("source test nothing --tenant acme", 1, "E-NOT-FOUND")
+        .await;
+    desk.fails("source test asana --tenant acme", 1, "awaits")
+        .await;
+    let line = "source test stripe --tenant acme --header none";
+    desk.fails(line, 1, "NAME: VALUE").await;
+    let line = "source handshake-secret stripe --tenant acme";
+    desk.fails(line, 1, "E-NOT-FOUND").await;
+}
+
+#[test]
+fn the_body_of_a_test_is_a_text_or_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\xff\x00").unwrap();
+    let body = |data: String| {
+        let words = ["relay-server", "source", "test", "s", "--data", &data];
+        let Command::Source(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        calls::source(args.command).map(|call| call.body.unwrap().to_string())
+    };
+    let from_file = format!("@{}", file.path().display());
+    assert_eq!(body(from_file).unwrap(), r#"{"body_base64":"/wA="}"#);
+    assert_eq!(body("{}".to_owned()).unwrap(), r#"{"body":"{}"}"#);
+    assert!(body("@/nowhere".to_owned()).is_err());
+}

@@ -1,5 +1,7 @@
 //! Stories of an agent between a scripted relay and a scripted service, over real sockets.
 
+mod proxies;
+
 mod scripted;
 
 use std::{path::PathBuf, time::Duration};
@@ -60,6 +62,8 @@ fn config(relay: &Relay, serve: Serve) -> Config {
             server: relay.url().parse().unwrap(),
             token: Token::parse(TOKEN).unwrap(),
             name: "test".to_owned(),
+            proxy: None,
+            client_certificate: None,
         },
         ca_file: None,
         serve,

@@ -51,8 +51,12 @@ impl Relay {
         }
     }
 
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.listener.local_addr().unwrap())
+        format!("http://{}", self.address())
     }
 
     /// Takes the next connection and its upgrade.

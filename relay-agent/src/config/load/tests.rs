@@ -188,6 +188,33 @@ fn impossible_values_are_named() {
 }
 
 #[test]
+fn proxies_are_shown_without_their_password_and_certificates_come_in_pairs() {
+    let fake = || Fake {
+        variables: HashMap::from([("HTTPS_PROXY", "http://u:sEcret@proxy.corp:3128".into())]),
+        input: "",
+    };
+    let loaded = run(FILE, &[], fake()).unwrap();
+    let shown = loaded.to_string();
+    let line = "proxy                  http://proxy.corp:3128  (HTTPS_PROXY)";
+    assert!(shown.contains(line), "{shown}");
+    assert!(!format!("{shown}{loaded:?}").contains("sEcret"));
+    let loaded = run(FILE, &["--proxy", "off"], fake()).unwrap();
+    assert_eq!(loaded.config.link.proxy, None);
+
+    wrong(
+        run(FILE, &["--client-cert-file", "x"], Fake::default()),
+        "needs its key",
+    );
+    wrong(
+        run(FILE, &["--client-key-file", "x"], Fake::default()),
+        "no client certificate",
+    );
+    let both = ["--client-cert-file", "x", "--client-key-file", "y"];
+    let loaded = run(FILE, &both, Fake::default()).unwrap();
+    assert!(loaded.config.link.client_certificate.is_some());
+}
+
+#[test]
 fn a_port_means_this_machine() {
     let token = || Fake {
         variables: HashMap::from([("HOOKFERRY_TOKEN", "hf_agent_x".into())]),
@@ -247,6 +274,11 @@ fn the_example_shows_every_key_with_its_default() {
         "log_level",
         "log_format",
         "ca_file",
+        "client_cert_file",
+        "client_key_file",
+        "url",
+        "password_file",
+        "no_proxy",
     ] {
         assert!(
             uncommented.contains(&format!("\n{key} = ")),

@@ -54,10 +54,13 @@ fn read_token(path: &Path) -> Result<String, Failure> {
             format!("cannot read the token file {}: {error}", path.display()),
         )
     };
+    read_start(path, TOKEN_BYTES_MAX).map_err(cannot)
+}
+
+/// Reads a secret's file, and no more than one byte more than it may have.
+pub(super) fn read_start(path: &Path, bytes_max: usize) -> std::io::Result<String> {
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(cannot)?;
-    file.take(TOKEN_BYTES_MAX as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(cannot)?;
+    let file = std::fs::File::open(path)?;
+    file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -38,7 +38,7 @@ impl Driver {
             Err(error) => {
                 let failure = error
                     .failure()
-                    .during(format!("connecting to {}", self.dialer.url()));
+                    .during(format!("connecting to {}", self.dialer.way()));
                 self.lost(failure, error.retry_after());
             }
         }
