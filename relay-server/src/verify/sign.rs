@@ -111,6 +111,9 @@ pub enum SignError {
     /// The signature goes into a JSON body.
     #[error("this provider signs inside a JSON body: give a JSON object as body")]
     NeedsJson,
+    /// The signature covers the body as a text.
+    #[error("this provider signs the body as text: give one that is UTF-8")]
+    NeedsText,
     /// The relay can check this scheme, but not make it.
     #[error("signing test events is not supported for this scheme")]
     Unsupported,
@@ -150,6 +153,12 @@ pub(super) fn sign(
             request.set_header("X-Hook0-Signature", &format!("t={time},v0={tag}"));
             Ok(())
         }
+        Check::Contentful => special::sign_contentful(key, request, now_unix_ms),
+        Check::PlivoV3 => {
+            special::sign_plivo_v3(key, request, now_unix_ms);
+            Ok(())
+        }
+        Check::Hygraph => special::sign_hygraph(key, request, now_unix_ms),
         _ => Err(SignError::Unsupported),
     }
 }

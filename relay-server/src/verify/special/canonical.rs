@@ -1,8 +1,11 @@
 //! Providers that sign a text of their own making: Contentful, Plivo (third version), Hygraph.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 use super::{
     super::{
-        Bound, Refusal, Request, Verified,
+        Bound, Refusal, Request, SignError, SignedRequest, Verified,
+        credentials::Key,
         request::pairs,
         rule::{Encoding, TimeUnit},
         signatures::{SIGNATURES_MAX, decode},
@@ -43,8 +46,17 @@ pub(in super::super) fn contentful(
             true,
         )?;
     }
-    let mut lines = Vec::new();
-    for name in &names {
+    let head = contentful_head(request, &names)?;
+    let signature = text_header(request, "x-contentful-signature")?;
+    let signature = decode(signature, Encoding::Hex)
+        .ok_or_else(|| Refusal::malformed("header:x-contentful-signature", "expected hex"))?;
+    by_mac(bound, &[head.as_bytes(), request.body], &[signature])
+}
+
+/// What Contentful signs before the body. `names` are sorted.
+fn contentful_head(request: &Request<'_>, names: &[String]) -> Result<String, Refusal> {
+    let mut lines = Vec::with_capacity(names.len());
+    for name in names {
         lines.push(format!("{name}:{}", text_header(request, name)?.trim()));
     }
     let path = match request.query() {
@@ -52,11 +64,23 @@ pub(in super::super) fn contentful(
         query => format!("{}?{}", request.path(), percent(query, b"-._~!'()*")),
     };
     let path = percent(&path, b";,/?:@&=+$-_.!~*'()#");
-    let head = format!("{}\n{path}\n{}\n", request.method, lines.join(";"));
-    let signature = text_header(request, "x-contentful-signature")?;
-    let signature = decode(signature, Encoding::Hex)
-        .ok_or_else(|| Refusal::malformed("header:x-contentful-signature", "expected hex"))?;
-    by_mac(bound, &[head.as_bytes(), request.body], &[signature])
+    Ok(format!("{}\n{path}\n{}\n", request.method, lines.join(";")))
+}
+
+/// Signs as Contentful does, covering its own two headers.
+pub(in super::super) fn sign_contentful(
+    key: &Key,
+    request: &mut SignedRequest,
+    now_unix_ms: u64,
+) -> Result<(), SignError> {
+    let names = ["x-contentful-signed-headers", "x-contentful-timestamp"].map(str::to_owned);
+    request.set_header(&names[0], &names.join(","));
+    request.set_header(&names[1], &now_unix_ms.to_string());
+    let head = contentful_head(&request.as_request(), &names);
+    let head = head.map_err(|_| SignError::Unsupported)?;
+    let tag = hex::encode(key.mac(&[head.as_bytes(), &request.body]));
+    request.set_header("x-contentful-signature", &tag);
+    Ok(())
 }
 
 /// Percent-encodes all but letters, digits and `kept`, as JavaScript does.
@@ -89,6 +113,12 @@ pub(in super::super) fn plivo_v3(
             "expected base64",
         ));
     }
+    let text = plivo_text(request);
+    by_mac(bound, &[&text, b".", nonce.as_bytes()], &signatures)
+}
+
+/// What Plivo signs before the nonce.
+fn plivo_text(request: &Request<'_>) -> Vec<u8> {
     let mut query: Vec<_> = pairs(request.query().as_bytes()).collect();
     query.sort();
     let query: Vec<_> = query
@@ -112,7 +142,16 @@ pub(in super::super) fn plivo_v3(
         text.extend_from_slice(name);
         text.extend_from_slice(value);
     }
-    by_mac(bound, &[&text, b".", nonce.as_bytes()], &signatures)
+    text
+}
+
+/// Signs as Plivo does.
+pub(in super::super) fn sign_plivo_v3(key: &Key, request: &mut SignedRequest, now_unix_ms: u64) {
+    let nonce = format!("test{now_unix_ms}");
+    let text = plivo_text(&request.as_request());
+    let tag = BASE64_STANDARD.encode(key.mac(&[&text, b".", nonce.as_bytes()]));
+    request.set_header("X-Plivo-Signature-V3-Nonce", &nonce);
+    request.set_header("X-Plivo-Signature-V3", &tag);
 }
 
 /// Hygraph: a JSON envelope with the body as a text in it.
@@ -154,16 +193,34 @@ pub(in super::super) fn hygraph(
             true,
         )?;
     }
-    let body = std::str::from_utf8(request.body)
-        .map_err(|_| Refusal::malformed("body", "it is not UTF-8"))?;
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let head = format!(
-        "{{\"Body\":{},\"EnvironmentName\":{}",
-        quoted(body),
-        quoted(environment)
-    );
+    let text = hygraph_text(request.body, environment, time)
+        .ok_or_else(|| Refusal::malformed("body", "it is not UTF-8"))?;
     let signature = decode(field("sign")?, Encoding::Base64)
         .ok_or_else(|| Refusal::malformed(what, "expected a signature in base64"))?;
-    let tail = format!(",\"TimeStamp\":{time}}}");
-    by_mac(bound, &[head.as_bytes(), tail.as_bytes()], &[signature])
+    by_mac(bound, &[text.as_bytes()], &[signature])
+}
+
+/// What Hygraph signs; `None` if the body is no text.
+fn hygraph_text(body: &[u8], environment: &str, time: &str) -> Option<String> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let (body, environment) = (quoted(std::str::from_utf8(body).ok()?), quoted(environment));
+    Some(format!(
+        "{{\"Body\":{body},\"EnvironmentName\":{environment},\"TimeStamp\":{time}}}"
+    ))
+}
+
+/// Signs as Hygraph does. The body has to be text.
+pub(in super::super) fn sign_hygraph(
+    key: &Key,
+    request: &mut SignedRequest,
+    now_unix_ms: u64,
+) -> Result<(), SignError> {
+    let time = now_unix_ms.to_string();
+    let text = hygraph_text(&request.body, "master", &time).ok_or(SignError::NeedsText)?;
+    let tag = BASE64_STANDARD.encode(key.mac(&[text.as_bytes()]));
+    request.set_header(
+        "gcms-signature",
+        &format!("sign={tag}, env=master, t={time}"),
+    );
+    Ok(())
 }

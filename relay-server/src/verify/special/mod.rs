@@ -8,7 +8,9 @@ mod items;
 mod jwt;
 mod sns;
 
-pub(super) use canonical::{contentful, hygraph, plivo_v3};
+pub(super) use canonical::{
+    contentful, hygraph, plivo_v3, sign_contentful, sign_hygraph, sign_plivo_v3,
+};
 pub(super) use gunzip::gunzip;
 pub(super) use hook0::hook0;
 pub(super) use http_signature::http_signature;
