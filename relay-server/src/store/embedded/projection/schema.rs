@@ -49,6 +49,10 @@ CREATE TABLE forgotten (source BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, W
 
 /// Opens the projection for its one writer; an unusable one is replaced by an empty one.
 pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    // Made beforehand for its mode: new, and not unusable.
+    if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        return create(path);
+    }
     match open_existing(path) {
         Ok(connection) => Ok(connection),
         Err(cause) => {
