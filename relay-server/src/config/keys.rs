@@ -62,7 +62,7 @@ pub const KEYS: &[Key] = &[
         "admin_listen",
         Shape::Text,
         "ADDR",
-        "Where API, health and metrics are [default: 127.0.0.1:9090]",
+        "Where API and health are [default: 127.0.0.1:9090]",
     ),
     key(
         "public_url",

@@ -32,7 +32,7 @@ use crate::tenancy::{BODY_BYTES_MAX, IpRange, TenancyConfig};
 pub struct Config {
     /// Where providers and agents connect.
     pub listen: SocketAddr,
-    /// Where the API, health and metrics are.
+    /// Where the API and health are.
     pub admin_listen: SocketAddr,
     /// What providers see, if not `listen`: scheme, host and perhaps a path.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 //! that the state machine, the store or the settler decide.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -150,10 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn serve(&mut self) -> Ended {
         loop {
-            match time::timeout(WRITE_MAX, self.perform()).await {
-                Ok(Ok(None)) => {}
-                Ok(Ok(Some(ended))) => return ended,
-                Ok(Err(_)) | Err(_) => {
+            match self.perform().await {
+                Ok(None) => {}
+                Ok(Some(ended)) => return ended,
+                Err(_) => {
                     // The link is broken or the agent does not read: what it holds is kept for it.
                     self.machine.handle_disconnect();
                     continue;
@@ -190,20 +191,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 RelayOutput::Send(frame) => {
-                    self.socket.feed(Message::Binary(frame.encode())).await?;
+                    let frame = Message::Binary(frame.encode());
+                    in_time(self.socket.feed(frame)).await?;
                     fed = true;
                 }
                 RelayOutput::Hello(hello) => self.answer_hello(*hello).await,
                 RelayOutput::Close { close, said_bye } => {
                     // It has ended anyway; that its last words are not heard changes nothing.
-                    let _ = self.socket.flush().await;
+                    let _ = in_time(self.socket.flush()).await;
                     return Ok(Some(Ended { close, said_bye }));
                 }
                 news => self.pass_on(news).await,
             }
         }
         if fed {
-            self.socket.flush().await?;
+            in_time(self.socket.flush()).await?;
         }
         Ok(None)
     }
@@ -378,6 +380,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         let _ = time::timeout(CLOSE_MAX, farewell).await;
     }
+}
+
+/// Only writes are cut short: what else a session does must not be left half done.
+async fn in_time(
+    write: impl Future<Output = Result<(), tungstenite::Error>>,
+) -> Result<(), tungstenite::Error> {
+    let late = |_| tungstenite::Error::Io(io::ErrorKind::TimedOut.into());
+    time::timeout(WRITE_MAX, write).await.map_err(late)?
 }
 
 async fn sleep_until(instant: Option<time::Instant>) {
