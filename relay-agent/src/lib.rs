@@ -14,7 +14,8 @@
 //! - [`send`]: a test event, made by the relay on request;
 //! - [`explain`]: every error code in words.
 //!
-//! [`net`] and [`tls`] are the two things that `link` and `forward` share.
+//! [`net`] and [`tls`] are the two things that `link` and `forward` share; [`shutdown`] is being asked to
+//! stop.
 
 pub mod args;
 
@@ -43,3 +44,5 @@ pub mod explain;
 pub mod net;
 
 pub mod tls;
+
+pub mod shutdown;

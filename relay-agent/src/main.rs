@@ -12,6 +12,7 @@ use relay_agent::{
     config::{Config, Loaded, LogConfig, Process},
     explain::{self, Code, Exit, Failure},
     send,
+    shutdown::Signals,
     terminal::{Lines, Log, View},
 };
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,13 @@ fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
         .build()
         .map_err(no_thread)?;
     let result = runtime.block_on(async {
+        // Before anything else: until then a signal would end the process without a word.
+        let mut signals = Signals::take().map_err(|error| {
+            Failure::new(
+                Code::Resources,
+                format!("cannot handle signals: {error}"),
+            )
+        })?;
         let stop = CancellationToken::new();
         let agent = Agent::bind(config, view).await?;
         if let Some(address) = agent.status_address() {
@@ -83,7 +91,7 @@ fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
         }
         tokio::select! {
             result = agent.run(stop.clone()) => result,
-            () = signals(stop) => std::process::exit(Exit::Failure.code().into()),
+            () = stop_on_signal(&mut signals, &stop) => std::process::exit(Exit::Failure.code().into()),
         }
     });
     // A name that still resolves must not hold up the end.
@@ -92,28 +100,10 @@ fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
 }
 
 /// Asks for a stop on the first signal; returns on the second, or on a second ^C.
-async fn signals(stop: CancellationToken) {
-    next_signal().await;
+async fn stop_on_signal(signals: &mut Signals, stop: &CancellationToken) {
+    signals.stop().await;
     stop.cancel();
-    next_signal().await;
-}
-
-#[cfg(unix)]
-async fn next_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn next_signal() {
-    let _ = tokio::signal::ctrl_c().await;
+    signals.stop().await;
 }
 
 fn start_logging(config: &LogConfig) {

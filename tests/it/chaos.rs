@@ -124,11 +124,11 @@ impl Chaos {
                 (Manner::Kill, true) => relay.kill9(),
                 (Manner::Kill, false) => agent.kill9(),
                 (Manner::Terminate, true) => {
-                    relay.terminate();
+                    relay.terminate().await;
                     assert_eq!(relay.exit_code().await, 0);
                 }
                 (Manner::Terminate, false) => {
-                    agent.terminate();
+                    agent.terminate().await;
                     assert_eq!(agent.exit_code().await, 0);
                 }
             }

@@ -315,7 +315,7 @@ async fn a_listener_gets_its_own_copy() {
         (&json!(200), &json!("delivered"))
     );
 
-    listener.terminate();
+    listener.terminate().await;
     assert_eq!(listener.exit_code().await, 0);
     let event = relay.provider().send(&journey.post()).await.accepted();
     assert_eq!(production.next().await.event(), event);

@@ -156,7 +156,7 @@ async fn what_came_while_the_agent_was_away_is_delivered_when_it_returns() {
     let post = |number: usize| journey.post().body(number.to_string());
     relay.provider().send(&post(0)).await.accepted();
     service.wait_for(1).await;
-    agent.terminate();
+    agent.terminate().await;
     assert_eq!(agent.exit_code().await, 0);
 
     let mut connection = relay.provider().connect().await.unwrap();
@@ -261,7 +261,7 @@ async fn a_full_disk_refuses_events_and_settles_what_it_has() {
     disk.fill_up_to(0);
     assert_eq!(provider.send(&post()).await.status, 503);
     service.release();
-    agent.terminate();
+    agent.terminate().await;
     assert_eq!(
         agent.exit_code().await,
         0,
@@ -354,7 +354,7 @@ async fn a_draining_relay_loses_nothing() {
     let event = provider.send(&journey.post()).await.accepted();
     service.next().await;
 
-    relay.terminate();
+    relay.terminate().await;
     eventually("the relay to take no more", async || {
         let reply = provider.try_send(&Request::post(&journey.source)).await;
         reply.is_none_or(|reply| reply.status != 200).then_some(())
@@ -381,7 +381,7 @@ async fn a_draining_agent_finishes_what_it_has() {
     let event = relay.provider().send(&journey.post()).await.accepted();
     service.next().await;
 
-    agent.terminate();
+    agent.terminate().await;
     let later = relay.provider().send(&journey.post()).await.accepted();
     service.release();
     assert_eq!(agent.exit_code().await, 0);

@@ -185,8 +185,8 @@ impl Agent {
     }
 
     /// Asks it to stop (SIGTERM).
-    pub fn terminate(&self) {
-        self.process.terminate();
+    pub async fn terminate(&mut self) {
+        self.process.terminate().await;
     }
 
     /// Waits until it has ended, and returns its exit code.

@@ -94,9 +94,23 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop (SIGTERM).
-    pub fn terminate(&self) {
+    /// Asks it to stop (SIGTERM), once it listens to that: a process that has only just been made
+    /// would end at once, as any would.
+    pub async fn terminate(&mut self) {
+        eventually(format!("{} to handle SIGTERM", self.name), async || {
+            (self.handles_sigterm() || !self.is_running()).then_some(())
+        })
+        .await;
         kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
+    /// Whether SIGTERM is among the signals it catches (`SigCgt` of proc(5)).
+    fn handles_sigterm(&self) -> bool {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(status).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
     }
 
     /// Waits until it has ended by itself, and returns the exit code.

@@ -249,8 +249,8 @@ impl Relay {
     }
 
     /// Asks it to drain (SIGTERM).
-    pub fn terminate(&self) {
-        self.process.terminate();
+    pub async fn terminate(&mut self) {
+        self.process.terminate().await;
     }
 
     /// Waits until it has ended, and returns its exit code.
