@@ -277,6 +277,10 @@ fn a_page_torn_before_anything_counted_is_unused() {
     for kept in 1..44 {
         let mut torn = vec![0; whole.len()];
         torn[..kept].copy_from_slice(&whole[..kept]);
+        // A checksum that ends in zeroes is complete without them.
+        if torn[..512] == whole[..512] {
+            continue;
+        }
         assert!(
             matches!(load(&torn), Ok(None)),
             "{kept} bytes of the first sector"
@@ -286,6 +290,9 @@ fn a_page_torn_before_anything_counted_is_unused() {
     for kept in 1..20 {
         let mut torn = whole.clone();
         torn[512..512 + kept].copy_from_slice(&opening[..kept]);
+        if torn[512..532] == opening[..20] {
+            continue;
+        }
         assert!(
             matches!(load(&torn), Ok(None)),
             "{kept} bytes of the second sector"
