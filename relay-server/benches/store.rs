@@ -192,6 +192,7 @@ async fn consume(store: Arc<Embedded>, settled: Arc<AtomicU64>) {
             key: key(tenant),
             deliveries: 64,
             bytes: 1 << 30,
+            in_flight_max: None,
             ttl: Duration::from_secs(60),
         })
         .collect();

@@ -86,6 +86,7 @@ impl Line {
             key,
             deliveries,
             bytes,
+            in_flight_max: None,
             ttl,
         })
     }

@@ -63,6 +63,9 @@ pub struct Want {
     pub deliveries: u32,
     /// Body bytes at most; the first delivery may be larger.
     pub bytes: u64,
+    /// Deliveries that may be leased at this destination at a time, over all sessions. What it
+    /// holds back marks the destination as due once a lease ends.
+    pub in_flight_max: Option<u32>,
     /// How long the leases last.
     pub ttl: Duration,
 }

@@ -122,6 +122,14 @@ impl Inner {
         self.deliveries.insert(place, row);
     }
 
+    fn leased_at(&self, key: DestinationKey) -> u32 {
+        let leased = self
+            .deliveries
+            .values()
+            .filter(|row| row.key == key && row.lease.is_some());
+        u32::try_from(leased.count()).unwrap_or(u32::MAX)
+    }
+
     fn of_event(&self, id: EventId) -> impl Iterator<Item = &Row> {
         self.deliveries
             .values()
@@ -294,8 +302,13 @@ impl Events for Memory {
                 .map(|(seq, row)| (row.place, *seq))
                 .collect();
             ready.sort_unstable();
+            let leased = inner.leased_at(want.key);
+            let most = want
+                .in_flight_max
+                .map_or(u32::MAX, |max| max.saturating_sub(leased));
+            let most = most.min(want.deliveries) as usize;
             let mut bytes = 0;
-            for (handed, (_, seq)) in ready.into_iter().take(want.deliveries as usize).enumerate() {
+            for (handed, (_, seq)) in ready.into_iter().take(most).enumerate() {
                 let counter = inner.leases + 1;
                 let Some(row) = inner.deliveries.get_mut(&seq) else {
                     continue;
@@ -324,7 +337,10 @@ impl Events for Memory {
             .into_iter()
             .map(
                 |settlement| match inner.row(settlement.tenant, settlement.delivery) {
-                    Some(row) => row.settle(settlement, now),
+                    Some(row) => {
+                        self.due.mark([row.key]);
+                        row.settle(settlement, now)
+                    }
                     None => Settled::Unknown,
                 },
             )
@@ -454,6 +470,7 @@ impl Events for Memory {
         match inner.row(tenant, delivery) {
             Some(row) if row.state.is_open() => {
                 row.finish(reason, now);
+                self.due.mark([row.key]);
                 Ok(true)
             }
             _ => Ok(false),

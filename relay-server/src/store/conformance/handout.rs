@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{OTHER_QUEUE, QUEUE, Stage, TTL, held};
+use super::{OTHER_QUEUE, QUEUE, Stage, TENANT, TTL, die, held};
 use crate::{
     clock::Clock,
-    lifecycle::Verdict,
+    lifecycle::{EndReason, Verdict},
     store::{Adopted, Appended, Held, LeaseToken, Settled, Want},
 };
 
@@ -35,6 +35,7 @@ pub async fn credit_in_deliveries_and_bytes_is_kept(stage: &mut Stage) {
         key: QUEUE,
         deliveries,
         bytes,
+        in_flight_max: None,
         ttl: TTL,
     };
     let events = stage.store.events.clone();
@@ -46,6 +47,41 @@ pub async fn credit_in_deliveries_and_bytes_is_kept(stage: &mut Stage) {
     assert_eq!(count(want(2, 1_000_000)).await, 2);
     assert_eq!(count(want(5, 1)).await, 1);
     assert_eq!(count(want(5, 1_000_000)).await, 2);
+}
+
+/// No more are leased at a time than the destination takes; what that held back is marked as due
+/// when one of them ends, however it does.
+pub async fn leases_in_flight_are_limited(stage: &mut Stage) {
+    for _ in 0..10 {
+        stage.accept().await;
+    }
+    stage.pause().await;
+    let first = stage.claim_within(100, 3).await;
+    assert_eq!(first.len(), 3);
+    assert!(stage.claim_within(100, 3).await.is_empty());
+    assert_eq!(stage.claim_within(1, 4).await.len(), 1);
+    assert!(stage.claim_within(1, 2).await.is_empty(), "lowered since");
+    assert!(stage.claim_within(1, 0).await.is_empty());
+
+    let verdict = stage.retry_in(1000);
+    for (number, verdict) in [Verdict::Deliver, verdict, die()].into_iter().enumerate() {
+        stage.settle(&first[number], verdict).await;
+        assert!(stage.due.wait().await.contains(&QUEUE));
+        assert_eq!(stage.claim_within(100, 4).await.len(), 1);
+    }
+    let last = stage.claim_within(100, 5).await;
+    assert_eq!(last.len(), 1);
+    assert!(stage.claim_within(1, 5).await.is_empty());
+    let events = stage.store.events.clone();
+    events.release(&[held(&last[0])]).await.unwrap();
+    assert!(stage.due.wait().await.contains(&QUEUE));
+    let again = stage.claim_within(100, 5).await;
+    assert_eq!(again.len(), 1);
+    assert!(stage.claim_within(1, 5).await.is_empty());
+    let ended = events.end(TENANT, again[0].info.delivery, EndReason::Cancelled);
+    assert_eq!(ended.await, Ok(true));
+    assert!(stage.due.wait().await.contains(&QUEUE));
+    assert_eq!(stage.claim(100).await.len(), 2, "without a limit");
 }
 
 /// Method, target, headers and body come back byte for byte.

@@ -210,12 +210,29 @@ impl Stage {
 
     /// Claims from a queue.
     pub async fn claim_from(&self, key: DestinationKey, deliveries: u32) -> Vec<Lease> {
-        let want = Want {
+        self.claim_wanting(Want {
             key,
             deliveries,
             bytes: u64::MAX / 2,
+            in_flight_max: None,
             ttl: TTL,
-        };
+        })
+        .await
+    }
+
+    /// Claims from [`QUEUE`] as long as no more than `in_flight_max` are leased there.
+    pub async fn claim_within(&self, deliveries: u32, in_flight_max: u32) -> Vec<Lease> {
+        self.claim_wanting(Want {
+            key: QUEUE,
+            deliveries,
+            bytes: u64::MAX / 2,
+            in_flight_max: Some(in_flight_max),
+            ttl: TTL,
+        })
+        .await
+    }
+
+    async fn claim_wanting(&self, want: Want) -> Vec<Lease> {
         self.store.events.claim(&[want]).await.unwrap()
     }
 
@@ -332,6 +349,7 @@ macro_rules! store_conformance {
             handout::{
                 deliveries_come_in_accept_order_and_once,
                 credit_in_deliveries_and_bytes_is_kept,
+                leases_in_flight_are_limited,
                 events_come_back_as_they_were,
                 a_lease_ends_and_is_named_until_settled,
                 renewing_lengthens_and_shortens,

@@ -277,6 +277,7 @@ impl Sink<Effect> for Core {
             for written in batch {
                 take_note(&mut desks, &mut outcome, written, now);
             }
+            outcome.due.extend(desks.take_freed());
         }
         for (reservation, position, until) in outcome.remembered {
             reservation.fulfil(position, until, now);

@@ -79,6 +79,10 @@ struct Desk {
     ready: BTreeMap<u64, DeliveryId>,
     /// How many of the open deliveries in memory wait for their next attempt.
     waiting: usize,
+    /// How many are leased.
+    leased: u32,
+    /// A claim got less because so many are leased: tell when one ends.
+    held_back: bool,
     /// Up to this place everything owed is known.
     window_end: u64,
     /// The last place given.
@@ -151,6 +155,8 @@ pub(crate) struct Desks {
     event_bytes: u64,
     lookups: usize,
     settled_meanwhile: HashSet<DeliveryId>,
+    /// Destinations where a lease ended that held others back.
+    freed: Vec<DestinationKey>,
     /// The last sequence that is durable and taken note of here.
     pub(crate) durable: u64,
 }
@@ -170,6 +176,7 @@ impl Desks {
             event_bytes: 0,
             lookups: 0,
             settled_meanwhile: HashSet::new(),
+            freed: Vec::new(),
             durable,
         }
     }
@@ -264,6 +271,10 @@ impl Desks {
             }
             Status::Leased(lease) => {
                 self.deadlines.remove(&(lease.until, id));
+                desk.leased -= 1;
+                if std::mem::take(&mut desk.held_back) {
+                    self.freed.push(open.owed.delivery.key);
+                }
             }
         }
     }
@@ -356,8 +367,16 @@ impl Desks {
 
     /// Hands out what is ready.
     pub(crate) fn claim(&mut self, want: &Want, now: Timestamp, picked: &mut Vec<Picked>) {
+        let Some(desk) = self.desks.get_mut(&want.key) else {
+            return;
+        };
+        let most = want
+            .in_flight_max
+            .map_or(u32::MAX, |max| max.saturating_sub(desk.leased));
+        // Whether anything was held back is known when it frees: asking once too often is harmless.
+        desk.held_back |= most < want.deliveries;
         let mut bytes = 0;
-        for handed in 0..want.deliveries {
+        for handed in 0..want.deliveries.min(most) {
             let Some(desk) = self.desks.get_mut(&want.key) else {
                 return;
             };
@@ -417,7 +436,15 @@ impl Desks {
             settling: false,
         });
         self.deadlines.insert((until, id));
+        if let Some(desk) = self.desks.get_mut(&info.key) {
+            desk.leased += 1;
+        }
         Some(info)
+    }
+
+    /// Names the destinations where a lease ended that held others back.
+    pub(crate) fn take_freed(&mut self) -> Vec<DestinationKey> {
+        std::mem::take(&mut self.freed)
     }
 
     fn of_tenant(&self, tenant: TenantId, id: DeliveryId) -> Option<&Open> {

@@ -156,6 +156,8 @@ impl Events for Embedded {
             .iter()
             .filter_map(|held| desks.release(held, now))
             .collect();
+        // All of them are among the released.
+        desks.take_freed();
         drop(desks);
         self.core.due.mark(released);
         Ok(())
