@@ -37,7 +37,7 @@ impl Agent {
     /// # Errors
     ///
     /// A [`Failure`] that ends the command.
-    pub async fn bind(config: Config, view: Box<dyn View>) -> Result<Self, Failure> {
+    pub async fn bind(config: Config, mut view: Box<dyn View>) -> Result<Self, Failure> {
         let tls = tls(&config)?;
         let relay_tls = config.link.tls_to_relay(tls.as_ref())?;
         let (instance, journal, lock) = open_data(&config.data)?;
@@ -53,11 +53,13 @@ impl Agent {
                 .unwrap_or(1),
             Serve::Listen { lane, .. } => lane.concurrency,
         };
+        let forwarder = Forwarder::new(tls.clone(), idle_max as usize);
+        view.ready(&forwarder);
         let parts = driver::Parts {
             session_config: session_config(&config, instance),
             serve: config.serve,
-            dialer: Dialer::new(config.link, relay_tls, tls.clone()),
-            forwarder: Forwarder::new(tls, idle_max as usize),
+            dialer: Dialer::new(config.link, relay_tls, tls),
+            forwarder,
             report: Report::new(journal),
             view,
             status: Arc::new(Status::default()),

@@ -75,15 +75,10 @@ pub struct Listen {
     /// Path of the service, put between its address and the path of the request
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
-    /// One line an event (compact), one JSON object an event (json), or only problems (quiet)
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "compact",
-        env = "HOOKFERRY_OUTPUT"
-    )]
-    pub output: Output,
+    /// An interactive screen (tui), one line an event (compact), one JSON object an event (json), or only
+    /// problems (quiet) [default: tui on a terminal, else compact]
+    #[arg(short, long, value_enum, env = "HOOKFERRY_OUTPUT")]
+    pub output: Option<Output>,
     /// How to reach the relay.
     #[command(flatten)]
     pub link: LinkArgs,
@@ -208,9 +203,11 @@ pub struct LinkArgs {
     pub grace: Option<String>,
 }
 
-/// How `listen` prints events.
+/// How `listen` shows events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
+    /// An interactive screen.
+    Tui,
     /// One line for people.
     Compact,
     /// One JSON object a line.

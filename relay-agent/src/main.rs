@@ -8,12 +8,12 @@ use std::{
 use clap::Parser;
 use relay_agent::{
     agent::Agent,
-    args::{Args, Command, ConfigCommand, LogFormat},
+    args::{Args, Command, ConfigCommand, LogFormat, Output},
     config::{Config, Loaded, LogConfig, Process},
     explain::{self, Code, Exit, Failure},
     send,
     shutdown::Signals,
-    terminal::{Lines, Log, View},
+    terminal::{Lines, Log, Screen, View, give_terminal_back},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -33,9 +33,7 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Listen(args) => {
             let config = Loaded::listen(&args, &Process)?.config;
-            let view = Lines::new(args.output).map_err(no_thread)?;
-            start_logging(&config.log);
-            serve(config, Box::new(view))
+            listen(config, args.output)
         }
         Command::Send(args) => {
             let sent = send::run(&args, &Process)?;
@@ -46,7 +44,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => {
             let config = Loaded::run(&args, &Process)?.config;
             start_logging(&config.log);
-            serve(config, Box::new(Log::default()))
+            serve(config, |_| Ok(Box::new(Log::default())))
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let loaded = Loaded::run(&args, &Process)?;
@@ -70,7 +68,31 @@ fn execute(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
+fn listen(config: Config, output: Option<Output>) -> Result<(), Failure> {
+    let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let output = output.unwrap_or(if is_terminal {
+        Output::Tui
+    } else {
+        Output::Compact
+    });
+    if output == Output::Tui {
+        let relay = config.link.server.authority.clone();
+        // A log would be written over the screen, which shows the same.
+        return serve(config, |stop| {
+            Ok(Box::new(Screen::open(relay, stop).map_err(no_screen)?))
+        });
+    }
+    start_logging(&config.log);
+    serve(config, |_| {
+        Ok(Box::new(Lines::new(output).map_err(no_thread)?))
+    })
+}
+
+/// Serves until a signal; `view` is opened within the runtime and may ask for a stop, too.
+fn serve(
+    config: Config,
+    view: impl FnOnce(CancellationToken) -> Result<Box<dyn View>, Failure>,
+) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -79,19 +101,19 @@ fn serve(config: Config, view: Box<dyn View>) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         // Before anything else: until then a signal would end the process without a word.
         let mut signals = Signals::take().map_err(|error| {
-            Failure::new(
-                Code::Resources,
-                format!("cannot handle signals: {error}"),
-            )
+            Failure::new(Code::Resources, format!("cannot handle signals: {error}"))
         })?;
         let stop = CancellationToken::new();
-        let agent = Agent::bind(config, view).await?;
+        let agent = Agent::bind(config, view(stop.clone())?).await?;
         if let Some(address) = agent.status_address() {
             tracing::info!(%address, "Local listener is open");
         }
         tokio::select! {
             result = agent.run(stop.clone()) => result,
-            () = stop_on_signal(&mut signals, &stop) => std::process::exit(Exit::Failure.code().into()),
+            () = stop_on_signal(&mut signals, &stop) => {
+                give_terminal_back();
+                std::process::exit(Exit::Failure.code().into())
+            }
         }
     });
     // A name that still resolves must not hold up the end.
@@ -141,6 +163,14 @@ fn no_thread(error: std::io::Error) -> Failure {
         Code::Resources,
         format!("the system gives no thread: {error}"),
     )
+}
+
+fn no_screen(error: std::io::Error) -> Failure {
+    Failure::new(
+        Code::Resources,
+        format!("this terminal cannot show the screen: {error}"),
+    )
+    .fix("use --output compact")
 }
 
 /// A closed pipe is no reason to panic.

@@ -19,6 +19,8 @@ mod delivery;
 
 mod agent;
 
+mod screen;
+
 mod admin;
 
 mod providers;

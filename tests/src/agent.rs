@@ -4,7 +4,9 @@ use std::{fmt::Write as _, fs, process::Command};
 
 use tempfile::TempDir;
 
-use crate::{api::Journey, binaries, eventually, process::Process, relay::Relay};
+use crate::{
+    api::Journey, binaries, eventually, process::Process, relay::Relay, terminal::Terminal,
+};
 
 /// An agent that can be killed and started again: data directory and configuration stay.
 pub struct Agent {
@@ -106,6 +108,25 @@ impl Plan {
     /// Starts `relay-agent listen` for some sources.
     pub fn listen(self, to: &str, sources: &str) -> Agent {
         let home = self.files();
+        let output = ["--output".to_owned(), "json".to_owned()];
+        let command = self.listen_command(&home, to, sources);
+        Agent::start(home, command.into_iter().chain(output).collect())
+    }
+
+    /// Starts the same in a terminal.
+    pub fn listen_in(self, terminal: &Terminal, to: &str, sources: &str) -> Agent {
+        let home = self.files();
+        let command = self.listen_command(&home, to, sources);
+        let process = spawn_in(terminal, &home, &command);
+        Agent {
+            command,
+            starts: 1,
+            process,
+            home,
+        }
+    }
+
+    fn listen_command(&self, home: &TempDir, to: &str, sources: &str) -> Vec<String> {
         let token = home.path().join("token").display().to_string();
         let command = [
             "listen",
@@ -117,11 +138,12 @@ impl Plan {
             "--token-file",
             &token,
         ];
-        let command = command
+        let flags = self.flags.iter().cloned();
+        command
             .map(str::to_owned)
             .into_iter()
-            .chain(["--output".to_owned(), "json".to_owned()]);
-        Agent::start(home, command.chain(self.flags).collect())
+            .chain(flags)
+            .collect()
     }
 
     fn files(&self) -> TempDir {
@@ -222,4 +244,13 @@ fn spawn(home: &TempDir, arguments: &[String], number: u32) -> Process {
     let mut command = Command::new(binaries::relay_agent());
     command.args(arguments).env("HOME", home.path());
     Process::start(&format!("agent-{number}"), command, home.path())
+}
+
+fn spawn_in(terminal: &Terminal, home: &TempDir, arguments: &[String]) -> Process {
+    let mut command = Command::new(binaries::relay_agent());
+    command
+        .args(arguments)
+        .env("HOME", home.path())
+        .env("TERM", "xterm-256color");
+    Process::start_in(terminal, "agent-1", command, home.path())
 }

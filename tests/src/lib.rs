@@ -17,6 +17,8 @@ pub mod ports;
 
 pub mod process;
 
+pub mod terminal;
+
 pub mod wire;
 
 pub mod sign;

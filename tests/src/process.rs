@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::eventually;
+use crate::{eventually, terminal::Terminal};
 
 /// How much of an output is shown when a test fails, in lines.
 const SHOWN_LINES: usize = 60;
@@ -25,6 +25,23 @@ pub struct Process {
 impl Process {
     /// Starts a program; its output goes to `{directory}/{name}.out` and `.err`.
     pub fn start(name: &str, mut command: Command, directory: &Path) -> Self {
+        let stdout = File::create(directory.join(format!("{name}.out"))).unwrap();
+        command.stdin(Stdio::null()).stdout(stdout);
+        Self::spawn(name, command, directory)
+    }
+
+    /// Starts a program in a terminal; only its standard error goes to a file.
+    pub fn start_in(
+        terminal: &Terminal,
+        name: &str,
+        mut command: Command,
+        directory: &Path,
+    ) -> Self {
+        command.stdin(terminal.end()).stdout(terminal.end());
+        Self::spawn(name, command, directory)
+    }
+
+    fn spawn(name: &str, mut command: Command, directory: &Path) -> Self {
         let stdout = directory.join(format!("{name}.out"));
         let stderr = directory.join(format!("{name}.err"));
         // A setting of whoever runs the tests must not reach the programs under test.
@@ -33,10 +50,7 @@ impl Process {
                 command.env_remove(variable);
             }
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(File::create(&stdout).unwrap())
-            .stderr(File::create(&stderr).unwrap());
+        command.stderr(File::create(&stderr).unwrap());
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));

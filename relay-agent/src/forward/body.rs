@@ -45,6 +45,13 @@ impl EventBody {
     }
 }
 
+impl EventBody {
+    /// The body, if all of it is here.
+    pub fn as_whole(&self) -> Option<&Bytes> {
+        self.start.as_ref().filter(|_| self.rest.is_none())
+    }
+}
+
 impl Body for EventBody {
     type Data = Bytes;
     type Error = BodyCut;

@@ -15,4 +15,5 @@ mod route;
 pub use body::EventBody;
 pub use client::{Answer, Attempt, Forwarder, Outcome};
 pub use error::CallError;
+pub(crate) use headers::request_headers;
 pub use route::{RouteError, Target};

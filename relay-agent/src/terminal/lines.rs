@@ -124,6 +124,7 @@ impl View for Lines {
                     ));
                 }
             }
+            News::Heartbeat { .. } => {}
             News::Suspect => {
                 self.tell("the relay is silent; opening another connection".to_owned())
             }

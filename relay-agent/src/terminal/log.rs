@@ -58,6 +58,7 @@ impl View for Log {
                 let destinations = welcome.destinations.len();
                 info!(url, session = %welcome.session, destinations, "Connected");
             }
+            News::Heartbeat { .. } => {}
             News::Suspect => info!("The relay is silent: opening another connection"),
             News::Lost { failure, wait } => self.lost(failure, *wait),
             News::RelayDrains { reason } => {

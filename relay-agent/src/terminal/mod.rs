@@ -1,6 +1,5 @@
-//! What people see: one line an event, and a line whenever the connection changes.
-//!
-//! Events go to the standard output, everything else to the standard error.
+//! What people see: an interactive screen, or one line an event and a line whenever the connection
+//! changes. Lines of events go to the standard output, everything else to the standard error.
 
 mod line;
 
@@ -8,18 +7,30 @@ mod lines;
 
 mod log;
 
+mod screen;
+
 pub use line::Line;
 pub use lines::Lines;
 pub use log::Log;
+pub use screen::{Screen, give_terminal_back};
 
 use std::time::Duration;
 
 use protocol::frame::Welcome;
 
-use crate::{explain::Failure, forward::Outcome};
+use crate::{
+    explain::Failure,
+    forward::{Attempt, Forwarder, Outcome},
+};
 
 /// Shows what happens. Must not block: the loop that calls it also answers heartbeats.
 pub trait View: Send {
+    /// The agent is ready to serve, with this to call services.
+    fn ready(&mut self, _forwarder: &Forwarder) {}
+
+    /// A call begins.
+    fn started(&mut self, _attempt: &Attempt) {}
+
     /// A call has ended.
     fn delivered(&mut self, outcome: &Outcome);
 
@@ -36,6 +47,11 @@ pub enum News<'a> {
         url: &'a str,
         /// What the relay said.
         welcome: &'a Welcome,
+    },
+    /// A heartbeat was answered.
+    Heartbeat {
+        /// The time between.
+        rtt: Duration,
     },
     /// A heartbeat stayed unanswered; another connection is being opened.
     Suspect,

@@ -14,6 +14,7 @@ use crate::{
     forward::{Attempt, CallError, Outcome},
     inbox::Admission,
     link::{LinkId, socket::Incoming},
+    terminal::News,
 };
 
 /// Calls that are reported together, at most.
@@ -80,7 +81,10 @@ impl Driver {
                 self.start_ready();
             }
             AgentOutput::Welcome(welcome) => self.welcomed(id, &welcome),
-            AgentOutput::Rtt(_) => self.answered(id),
+            AgentOutput::Rtt(rtt) => {
+                self.view.news(&News::Heartbeat { rtt });
+                self.answered(id);
+            }
             AgentOutput::Suspect => self.suspect(id),
             AgentOutput::Drain {
                 reason,
@@ -133,6 +137,7 @@ impl Driver {
 
     fn start(&mut self, attempt: Box<Attempt>) {
         let delivery = attempt.offer.delivery;
+        self.view.started(&attempt);
         let forwarder = self.forwarder.clone();
         let call = self
             .calls
