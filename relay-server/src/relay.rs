@@ -88,6 +88,7 @@ pub struct Relay {
     ingress: Arc<Ingress>,
     errands: Errands,
     public_url: String,
+    heartbeat: Duration,
     grace: Duration,
 }
 
@@ -148,6 +149,7 @@ impl Relay {
             events,
             outbound,
         ));
+        let heartbeat = Duration::from_secs(config.session.heartbeat_s);
         let grace = Duration::from_secs(config.session.grace_s);
         Ok(Self {
             public,
@@ -159,6 +161,7 @@ impl Relay {
             ingress,
             errands,
             public_url,
+            heartbeat,
             grace,
         })
     }
@@ -205,6 +208,7 @@ impl Relay {
             tasks: tasks.clone(),
             draining: draining.clone(),
             stop: stop.clone(),
+            heartbeat: self.heartbeat,
             grace: self.grace,
             public_url: self.public_url.clone(),
         });

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use protocol::limits::HEARTBEAT_INTERVAL;
+
 use super::{Config, ConfigError};
 use crate::tenancy::{BODY_BYTES_MAX, IpRange};
 
@@ -103,6 +105,11 @@ impl Config {
             return Err(format!(
                 "store.segment_bytes must be {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
             ));
+        }
+        if !(1..=HEARTBEAT_INTERVAL.as_secs()).contains(&self.session.heartbeat_s) {
+            return Err(
+                "session.heartbeat_s must be 1 to 15: leases outlast three of them".to_owned(),
+            );
         }
         if self.session.grace_s > 3_600 {
             return Err(

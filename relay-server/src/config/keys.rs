@@ -167,6 +167,12 @@ pub const KEYS: &[Key] = &[
         "Bodies of waiting events kept in memory [default: 256 MiB]",
     ),
     key(
+        "session.heartbeat_s",
+        Shape::Number,
+        "SECONDS",
+        "How often agents are asked whether they are alive [default: 15]",
+    ),
+    key(
         "session.grace_s",
         Shape::Number,
         "SECONDS",

@@ -109,6 +109,8 @@ pub struct StoreConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionConfig {
+    /// How often either end asks whether the other is alive, in seconds; three unanswered are death.
+    pub heartbeat_s: u64,
     /// How long a cut session keeps its deliveries for the agent's return, in seconds.
     pub grace_s: u64,
     /// How long the destination of a `listen` outlives its last session, in seconds.
@@ -161,6 +163,7 @@ impl Default for StoreConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
+            heartbeat_s: protocol::limits::HEARTBEAT_INTERVAL.as_secs(),
             grace_s: protocol::limits::GRACE.as_secs(),
             listen_expiry_s: TenancyConfig::default().listen_expiry.as_secs(),
         }

@@ -191,6 +191,9 @@ fn settings_must_go_together() {
     fails(&file("[limits]\nconnections_max = 0"), "at least 1");
     fails(&file("[store]\nsegment_bytes = 1"), "store.segment_bytes");
     fails(&file("[session]\ngrace_s = 99999"), "session.grace_s");
+    for wrong in ["[session]\nheartbeat_s = 0", "[session]\nheartbeat_s = 16"] {
+        fails(&file(wrong), "session.heartbeat_s");
+    }
 
     for good in [
         "listen = \"0.0.0.0:8080\"\nallow_plain_http = true",

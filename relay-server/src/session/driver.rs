@@ -70,6 +70,8 @@ pub(crate) struct SessionContext {
     pub(crate) draining: CancellationToken,
     /// The end: sessions close at once.
     pub(crate) stop: CancellationToken,
+    /// How often either end asks whether the other is alive; three unanswered are death.
+    pub(crate) heartbeat: Duration,
     /// How long leases are kept for an agent that left without a word.
     pub(crate) grace: Duration,
     /// What providers see, without a final slash.
@@ -121,8 +123,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let (outlet, leases) = mpsc::channel(QUEUE_MAX);
         let (confirm, confirmed) = mpsc::channel(QUEUE_MAX);
         let config = RelayConfig {
-            heartbeat: limits::HEARTBEAT_INTERVAL,
-            silence_max: limits::SILENCE_MAX,
+            heartbeat: context.heartbeat,
+            silence_max: context.heartbeat * 3,
         };
         Self {
             id: SessionId::from_u128(ids::fresh(context.store.now())),
