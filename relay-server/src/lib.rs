@@ -37,6 +37,8 @@ pub mod api;
 
 pub mod problem;
 
+mod json;
+
 pub mod telemetry;
 
 pub mod shutdown;

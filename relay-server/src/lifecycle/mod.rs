@@ -9,10 +9,15 @@ mod attempt;
 
 mod retry;
 
+mod order;
+
 mod verdict;
 
 pub use attempt::{AttemptOutcome, AttemptReport};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
+pub use order::{
+    BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
+};
 pub use retry::RetryPolicy;
 pub use verdict::{History, Verdict, judge};

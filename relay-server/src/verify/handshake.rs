@@ -7,7 +7,8 @@ use protocol::frame::Headers;
 use ring::{digest, hmac};
 use serde::Deserialize;
 
-use super::{Credentials, Preset, Request, Secret, Verifier, json::Pointer, keys, template::Place};
+use super::{Credentials, Preset, Request, Secret, Verifier, keys, template::Place};
+use crate::json::Pointer;
 
 /// Longest text a challenge may make the relay echo, in bytes.
 const ECHO_BYTES_MAX: usize = 1024;

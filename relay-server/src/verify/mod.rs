@@ -25,8 +25,6 @@ pub mod keys;
 
 mod request;
 
-mod json;
-
 mod template;
 
 mod time;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use protocol::frame::Headers;
 
-use super::{json::Pointer, refusal::Refusal};
+use super::refusal::Refusal;
+use crate::json::Pointer;
 
 /// A request under verification. All parts are as received; nothing is decoded in advance.
 #[derive(Debug, Clone, Copy)]

@@ -6,10 +6,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::digest::{SHA256, digest};
 
 use super::{
-    json::Pointer,
     refusal::Refusal,
     request::{Request, pairs},
 };
+use crate::json::Pointer;
 
 /// Text with holes, such as `v0:{timestamp}:{body}`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,18 +7,18 @@ use serde_json::value::RawValue;
 
 /// An RFC 6901 JSON pointer, split into its steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pointer(Vec<String>);
+pub(crate) struct Pointer(Vec<String>);
 
 impl Pointer {
-    /// Parses `/a/0/b`; `None` unless it starts with `/`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Parses `/a/0/b`; `None` unless it starts with `/`. A `~` that escapes nothing stands for itself.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let steps = text.strip_prefix('/')?;
         let unescape = |step: &str| step.replace("~1", "/").replace("~0", "~");
         Some(Self(steps.split('/').map(unescape).collect()))
     }
 
     /// The unescaped steps.
-    pub(super) fn steps(&self) -> &[String] {
+    pub(crate) fn steps(&self) -> &[String] {
         &self.0
     }
 
@@ -26,7 +26,7 @@ impl Pointer {
     ///
     /// `None` when the document is no JSON or has nothing, null, an object or an array there. Of a
     /// repeated key the last one counts, as in most parsers.
-    pub(super) fn text(&self, document: &[u8]) -> Option<String> {
+    pub(crate) fn text(&self, document: &[u8]) -> Option<String> {
         let raw = self.raw(document)?.get();
         match raw.as_bytes().first()? {
             b'"' => serde_json::from_str(raw).ok(),
@@ -36,7 +36,7 @@ impl Pointer {
     }
 
     /// Whether anything but null is at this place.
-    pub(super) fn is_present(&self, document: &[u8]) -> bool {
+    pub(crate) fn is_present(&self, document: &[u8]) -> bool {
         self.raw(document).is_some_and(|raw| raw.get() != "null")
     }
 
