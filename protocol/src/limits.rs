@@ -51,6 +51,12 @@ pub const HEAD_BYTES_MAX: usize = 40 * 1024;
 /// Response headers a receipt reports back, names and values together, in bytes.
 pub const RECEIPT_HEADERS_BYTES_MAX: usize = 8 * 1024;
 
+/// Body bytes of a response an agent may send before the relay's first ResponseCredit (sync mode).
+pub const RESPONSE_BYTES_INITIAL: u64 = 64 * 1024;
+
+/// Body bytes of a response that may be on their way or wait for the provider, once it reads.
+pub const RESPONSE_WINDOW_BYTES: u64 = 256 * 1024;
+
 /// Deliveries one destination may have in flight in one session.
 pub const WINDOW_DELIVERIES_MAX: u64 = 4096;
 
@@ -113,4 +119,5 @@ const _: () = assert!(
         < HEADER_BYTES_MAX
 );
 const _: () = assert!(RECEIPT_HEADERS_BYTES_MAX <= HEAD_BYTES_MAX);
+const _: () = assert!(RESPONSE_BYTES_INITIAL * 4 <= RESPONSE_WINDOW_BYTES);
 const _: () = assert!(HEARTBEAT_INTERVAL_MIN.as_millis() * PINGS_PER_SECOND_MAX as u128 >= 1000);

@@ -93,6 +93,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the service answered at all.
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Self::Answered { .. })
+    }
+
     /// Whether the service took the event.
     pub fn is_success(&self) -> bool {
         matches!(

@@ -25,7 +25,7 @@ pub enum ToAgent {
     Ping(Ping),
     /// The answer to the agent's heartbeat.
     Pong(Pong),
-    /// More of a response may be sent (sync mode).
+    /// More of a response may be sent, or nothing more (sync mode).
     ResponseCredit(ResponseCredit),
     /// The relay is going away: finish, report, say Bye and connect again.
     Drain(Drain),
@@ -199,7 +199,8 @@ pub struct ResponseCredit {
     pub delivery: DeliveryId,
     /// The lease of the offer it belongs to.
     pub lease: LeaseToken,
-    /// How much of the response body may have been sent in all, in bytes.
+    /// How much of the response body may have been sent in all, in bytes. 0 says that nobody waits
+    /// for it any more.
     pub bytes_max: u64,
 }
 

@@ -9,16 +9,21 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Close, CloseCode, Violation, Window, check::clip_in_place, heartbeat::Heartbeat,
-    transfer::Incoming, unconfirmed::Unconfirmed, window::Intake,
+    Close, CloseCode, Violation, Window,
+    check::clip_in_place,
+    heartbeat::Heartbeat,
+    response::{ResponseOutlet, Responses},
+    transfer::Incoming,
+    unconfirmed::Unconfirmed,
+    window::Intake,
 };
 use crate::{
     frame::{
-        Bye, Cancel, Held, LeaseToken, Listen, Offer, Receipt, ResponseChunk, ResponseCredit,
-        Settled, ToAgent, ToRelay, Welcome,
+        Bye, Cancel, Held, LeaseToken, Listen, Offer, Receipt, ResponseChunk, Settled, ToAgent,
+        ToRelay, Welcome,
     },
     id::{AgentId, DeliveryId},
-    limits::{CHUNK_BYTES_MAX, HANDSHAKE_MAX, OUTPUTS_MAX},
+    limits::{HANDSHAKE_MAX, OUTPUTS_MAX},
 };
 
 /// What the agent brings to a session.
@@ -58,8 +63,20 @@ pub enum AgentOutput {
     /// An attempt that is no longer wanted: answer with `finish` or `release`. If its body was not
     /// complete it is released already, and no more of it comes.
     Cancel(Cancel),
-    /// More of a response may be sent (sync mode).
-    ResponseCredit(ResponseCredit),
+    /// More of a response may be sent (sync mode): ask `response_room` how much.
+    ResponseRoom {
+        /// The delivery whose response it is.
+        delivery: DeliveryId,
+        /// The lease of its attempt.
+        lease: LeaseToken,
+    },
+    /// Nobody waits for a response any more; the attempt goes on without it.
+    ResponseUnwanted {
+        /// The delivery whose response it is.
+        delivery: DeliveryId,
+        /// The lease of its attempt.
+        lease: LeaseToken,
+    },
     /// The relay asks us to leave: connect again after this long, finish what is in hand meanwhile.
     Drain {
         /// Why, for people.
@@ -78,7 +95,11 @@ pub enum AgentOutput {
 
 mod take;
 
+mod respond;
+
 mod send;
+
+pub use respond::NotSent;
 
 /// Names and sizes only: bodies belong in no log line.
 impl fmt::Debug for AgentOutput {
@@ -94,7 +115,12 @@ impl fmt::Debug for AgentOutput {
                 .finish(),
             Self::Confirmed(settled) => f.debug_tuple("Confirmed").field(settled).finish(),
             Self::Cancel(cancel) => f.debug_tuple("Cancel").field(cancel).finish(),
-            Self::ResponseCredit(credit) => f.debug_tuple("ResponseCredit").field(credit).finish(),
+            Self::ResponseRoom { delivery, .. } => {
+                f.debug_tuple("ResponseRoom").field(delivery).finish()
+            }
+            Self::ResponseUnwanted { delivery, .. } => {
+                f.debug_tuple("ResponseUnwanted").field(delivery).finish()
+            }
             Self::Drain { reason, .. } => f.debug_tuple("Drain").field(reason).finish(),
             Self::Rtt(rtt) => f.debug_tuple("Rtt").field(rtt).finish(),
             Self::Suspect => f.write_str("Suspect"),
@@ -118,6 +144,8 @@ pub struct AgentSession {
     /// Attempts in hand.
     held: BTreeMap<(DeliveryId, LeaseToken), Attempt>,
     unconfirmed: Unconfirmed,
+    /// Responses that a provider waits for and that are not complete.
+    responses: Responses<ResponseOutlet>,
     /// Short frames and news for the driver, in order.
     outputs: VecDeque<AgentOutput>,
     /// Receipts and responses in order; they may be long, so short frames overtake them.
@@ -196,6 +224,7 @@ impl AgentSession {
             credit_due: None,
             held: held.collect(),
             unconfirmed: Unconfirmed::default(),
+            responses: Responses::new(),
             outputs: VecDeque::new(),
             reports: VecDeque::new(),
         };
@@ -353,28 +382,6 @@ impl AgentSession {
             Phase::Greeting { released, .. } => released.push(held),
             Phase::Open(_) => self.send_release(vec![held]),
         }
-    }
-
-    /// Sends part of a response (sync mode), in several frames if it is long. Its place among
-    /// receipts is kept. How much may be sent is the driver's to watch.
-    pub fn respond(&mut self, chunk: ResponseChunk) {
-        if !self.is_open() {
-            return;
-        }
-        let mut rest = chunk;
-        while rest.part.len() > CHUNK_BYTES_MAX {
-            let after = rest.part.split_off(CHUNK_BYTES_MAX);
-            let next = ResponseChunk {
-                head: None,
-                offset: rest.offset.saturating_add(rest.part.len() as u64),
-                part: after,
-                ..rest.clone()
-            };
-            rest.last = false;
-            self.reports.push_back(Report::Response(rest));
-            rest = next;
-        }
-        self.reports.push_back(Report::Response(rest));
     }
 
     /// Stops taking offers: no more credit is granted. What arrives all the same is released.

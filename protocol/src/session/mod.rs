@@ -21,13 +21,15 @@ mod heartbeat;
 
 mod relay;
 
+mod response;
+
 mod transfer;
 
 mod unconfirmed;
 
 mod window;
 
-pub use agent::{AgentConfig, AgentOutput, AgentSession};
+pub use agent::{AgentConfig, AgentOutput, AgentSession, NotSent};
 pub use close::{Close, CloseCode, Violation};
 pub use relay::{NotOffered, RelayConfig, RelayOutput, RelaySession};
 pub use window::{Allowance, Window};

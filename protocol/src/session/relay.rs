@@ -9,14 +9,16 @@ use super::{
     Close, CloseCode, Violation, Window,
     check::{clip_in_place, millis},
     heartbeat::{Beat, Heartbeat},
+    response::{ResponseIntake, Responses},
     transfer::Outgoing,
     window::Outlet,
 };
 use crate::{
     frame::{
-        Cancel, Confirm, Drain, Held, Hello, Offer, Receipt, Refuse, RefuseCode, ResponseChunk,
-        ResponseCredit, Settled, ToAgent, ToRelay, Welcome,
+        Cancel, Confirm, Drain, Held, Hello, LeaseToken, Offer, Receipt, Refuse, RefuseCode,
+        ResponseChunk, Settled, ToAgent, ToRelay, Welcome,
     },
+    id::DeliveryId,
     limits::{
         BODY_BYTES_MAX, CHUNK_BYTES_MAX, HANDSHAKE_MAX, HEARTBEAT_INTERVAL_MIN,
         LEASES_PER_FRAME_MAX, OUTPUTS_MAX, RETRY_AFTER_TROUBLE, VERSION,
@@ -53,8 +55,16 @@ pub enum RelayOutput {
     },
     /// An attempt ended: settle it, then call `confirm` once the settlement is durable.
     Receipt(Box<Receipt>),
-    /// Part of a service's response (sync mode).
+    /// Part of a service's response that somebody waits for (sync mode), in order and without gaps:
+    /// the first with the head, the end marked `last`. Call `response_taken` as it is passed on.
     ResponseChunk(ResponseChunk),
+    /// A response that has begun will never be complete.
+    ResponseCut {
+        /// The delivery whose response it is.
+        delivery: DeliveryId,
+        /// The lease of its attempt.
+        lease: LeaseToken,
+    },
     /// The agent still works on these: renew their leases.
     Renew(Vec<Held>),
     /// The agent hands these back, or they were never sent: they may go to others at once.
@@ -79,6 +89,8 @@ mod take;
 
 mod body;
 
+mod respond;
+
 /// The relay's end of a session.
 #[derive(Debug)]
 pub struct RelaySession {
@@ -96,6 +108,8 @@ pub struct RelaySession {
     /// The rest of long bodies; each gives one chunk in turn.
     transfers: VecDeque<Outgoing>,
     is_chunks_turn: bool,
+    /// Responses that somebody waits for and that are not complete.
+    responses: Responses<ResponseIntake>,
 }
 
 /// How far the session has come.
@@ -145,6 +159,7 @@ impl RelaySession {
             offers: VecDeque::new(),
             transfers: VecDeque::new(),
             is_chunks_turn: false,
+            responses: Responses::new(),
         }
     }
 
@@ -336,20 +351,18 @@ impl RelaySession {
     }
 
     /// Withdraws an attempt. It is answered by a receipt or a release all the same; an offer that
-    /// was not sent yet is released here, and its credit is free again.
+    /// was not sent yet is released here, and its credit is free again. Nobody waits for its response
+    /// any more.
     pub fn cancel(&mut self, mut cancel: Cancel) {
         if let Some(offer) = self.take_unsent(&cancel) {
             self.give_back(&offer);
             return;
         }
         self.drop_transfer(cancel.delivery, &cancel.lease);
+        self.responses
+            .remove(&(cancel.delivery, cancel.lease.clone()));
         clip_in_place(&mut cancel.reason);
         self.send_if_open(ToAgent::Cancel(cancel));
-    }
-
-    /// Lets more of a response come (sync mode).
-    pub fn response_credit(&mut self, credit: ResponseCredit) {
-        self.send_if_open(ToAgent::ResponseCredit(credit));
     }
 
     /// Asks the agent to finish and leave; nothing is offered any more, and what was not sent yet is
@@ -405,6 +418,7 @@ impl RelaySession {
         }
         self.offers.clear();
         self.transfers.clear();
+        self.cut_responses();
         self.end = End::Queued {
             close: close.clipped(),
             said_bye,

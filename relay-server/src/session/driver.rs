@@ -229,6 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             RelayOutput::Rtt(rtt) => serving.note_rtt(rtt),
             // Nobody waits for a service's answer before sync mode.
             RelayOutput::ResponseChunk(_)
+            | RelayOutput::ResponseCut { .. }
             | RelayOutput::Send(_)
             | RelayOutput::Hello(_)
             | RelayOutput::Close { .. } => {}

@@ -96,6 +96,9 @@ impl AgentSession {
     }
 
     pub(super) fn next_report(&mut self) -> Option<ToRelay> {
+        if !matches!(self.phase, Phase::Open(_)) {
+            return None;
+        }
         loop {
             match self.reports.pop_front()? {
                 Report::Response(chunk) => return Some(ToRelay::ResponseChunk(chunk)),
@@ -116,7 +119,9 @@ impl AgentSession {
 
     /// Takes an attempt out of the agent's hands and its window.
     pub(super) fn let_go(&mut self, delivery: DeliveryId, lease: &LeaseToken) {
-        let Some(attempt) = self.held.remove(&(delivery, lease.clone())) else {
+        let key = (delivery, lease.clone());
+        self.responses.remove(&key);
+        let Some(attempt) = self.held.remove(&key) else {
             return;
         };
         let Some(destination) = attempt.destination else {

@@ -8,8 +8,8 @@ use crate::{
     id::DeliveryId,
     limits::{LEASES_PER_FRAME_MAX, VERSION},
     session::{
-        Close, Violation, check::check_lease, heartbeat::Heartbeat, transfer::Incoming,
-        window::Intake,
+        Close, Violation, check::check_lease, heartbeat::Heartbeat, response::ResponseOutlet,
+        transfer::Incoming, window::Intake,
     },
 };
 
@@ -46,9 +46,7 @@ impl AgentSession {
             ToAgent::Chunk(chunk) => self.take_chunk(chunk)?,
             ToAgent::Confirm(confirm) => self.take_confirm(confirm.receipts)?,
             ToAgent::Cancel(cancel) => self.take_cancel(cancel),
-            ToAgent::ResponseCredit(credit) => {
-                self.outputs.push_back(AgentOutput::ResponseCredit(credit));
-            }
+            ToAgent::ResponseCredit(credit) => self.take_response_credit(credit),
             ToAgent::Drain(drain) => self.outputs.push_back(AgentOutput::Drain {
                 reason: drain.reason,
                 reconnect_after: Duration::from_millis(drain.reconnect_after_ms),
@@ -139,6 +137,9 @@ impl AgentSession {
             destination: Some(offer.destination.clone()),
             body,
         };
+        if offer.respond {
+            self.responses.insert(key.clone(), ResponseOutlet::new());
+        }
         self.held.insert(key, attempt);
     }
 
@@ -178,6 +179,7 @@ impl AgentSession {
             .get_key_value(&key)
             .filter(|(_, attempt)| !attempt.body.is_complete())
             .map(held);
+        self.drop_response(key.0, &key.1);
         self.outputs.push_back(AgentOutput::Cancel(cancel));
         if let Some(held) = incomplete {
             self.release(held);

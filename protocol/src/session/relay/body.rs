@@ -23,6 +23,9 @@ impl RelaySession {
         if let Some(outlet) = self.outlets.get_mut(&offer.destination) {
             outlet.stamp(&mut offer);
         }
+        if offer.respond {
+            self.expect_response(offer.delivery, offer.lease.clone());
+        }
         self.transfers.extend(Outgoing::split(&mut offer));
         Some(ToAgent::Offer(offer))
     }

@@ -40,11 +40,12 @@ impl RelaySession {
             ToRelay::Receipt(receipt) => {
                 check_lease(&receipt.lease)?;
                 self.drop_transfer(receipt.delivery, &receipt.lease);
+                self.take_end_of_attempt(&receipt);
                 self.outputs.push_back(RelayOutput::Receipt(receipt));
             }
             ToRelay::ResponseChunk(chunk) => {
                 check_lease(&chunk.lease)?;
-                self.outputs.push_back(RelayOutput::ResponseChunk(chunk));
+                self.take_response(chunk)?;
             }
             ToRelay::Renew(Renew { leases }) => {
                 check_held(&leases)?;
@@ -54,6 +55,7 @@ impl RelaySession {
                 check_held(&leases)?;
                 for held in &leases {
                     self.drop_transfer(held.delivery, &held.lease);
+                    self.cut_response(held.delivery, &held.lease);
                 }
                 self.outputs.push_back(RelayOutput::Release(leases));
             }

@@ -4,6 +4,8 @@ mod pair;
 
 mod random;
 
+mod respond;
+
 use std::time::Duration;
 
 use pair::{BILLING, Fate, Pair, lease, offer, receipt, relay, start, welcome};

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::{
     frame::{
-        Cancel, Held, Hello, LeaseToken, Offer, Outcome, Receipt, RequestHead, ServedDestination,
-        Settled, ToAgent, ToRelay, Welcome,
+        Cancel, Held, Hello, LeaseToken, Offer, Outcome, Receipt, RequestHead, ResponseChunk,
+        ServedDestination, Settled, ToAgent, ToRelay, Welcome,
     },
     id::{AgentId, DeliveryId, EventId, SessionId},
     limits::{HEARTBEAT_INTERVAL, SILENCE_MAX},
@@ -60,6 +60,12 @@ pub(super) struct Seen {
     /// What a dispatcher would count.
     pub(super) free: BTreeMap<String, Allowance>,
     pub(super) receipts: Vec<Receipt>,
+    /// Response chunks as they came, and responses that were cut.
+    pub(super) responses: Vec<ResponseChunk>,
+    pub(super) cut: Vec<DeliveryId>,
+    /// Responses of which more may be sent, and those that nobody waits for.
+    pub(super) room: Vec<DeliveryId>,
+    pub(super) unwanted: Vec<DeliveryId>,
     pub(super) renewed: Vec<Held>,
     pub(super) released: Vec<Held>,
     pub(super) relay_closed: Option<(Close, bool)>,
@@ -162,7 +168,17 @@ impl Pair {
 
     /// Offers a body; whether the relay could.
     pub(super) fn offer(&mut self, number: u128, attempt: u32, body: impl Into<Bytes>) -> bool {
-        let offer = offer(number, attempt, body);
+        self.offer_this(offer(number, attempt, body))
+    }
+
+    /// Offers an attempt whose response somebody waits for.
+    pub(super) fn ask(&mut self, number: u128, attempt: u32) {
+        let mut offer = offer(number, attempt, "");
+        offer.respond = true;
+        assert!(self.offer_this(offer));
+    }
+
+    fn offer_this(&mut self, offer: Box<Offer>) -> bool {
         let size = offer.body.len() as u64;
         let free = self.seen.free.entry(BILLING.to_owned()).or_default();
         let fits = free.fits(size);
@@ -255,7 +271,8 @@ impl Pair {
                 free.add(deliveries, bytes);
             }
             RelayOutput::Receipt(receipt) => self.seen.receipts.push(*receipt),
-            RelayOutput::ResponseChunk(_) => {}
+            RelayOutput::ResponseChunk(chunk) => self.seen.responses.push(chunk),
+            RelayOutput::ResponseCut { delivery, .. } => self.seen.cut.push(delivery),
             RelayOutput::Renew(held) => self.seen.renewed.extend(held),
             RelayOutput::Release(held) => self.seen.released.extend(held),
             RelayOutput::Rtt(rtt) => self.seen.rtts.push(rtt),
@@ -278,7 +295,8 @@ impl Pair {
             }
             AgentOutput::Confirmed(settled) => self.seen.confirmed.extend(settled),
             AgentOutput::Cancel(cancel) => self.seen.cancelled.push(cancel),
-            AgentOutput::ResponseCredit(_) => {}
+            AgentOutput::ResponseRoom { delivery, .. } => self.seen.room.push(delivery),
+            AgentOutput::ResponseUnwanted { delivery, .. } => self.seen.unwanted.push(delivery),
             AgentOutput::Drain {
                 reconnect_after, ..
             } => self.seen.drained = Some(reconnect_after),

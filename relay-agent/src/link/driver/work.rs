@@ -94,7 +94,7 @@ impl Driver {
                 self.leave_finished();
             }
             // Only sync mode grants it, and this agent answers with receipts alone.
-            AgentOutput::ResponseCredit(_) => {}
+            AgentOutput::ResponseRoom { .. } | AgentOutput::ResponseUnwanted { .. } => {}
             AgentOutput::Close(close) => self.ended(id, close),
         }
     }
