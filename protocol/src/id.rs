@@ -122,6 +122,10 @@ id! {
     AttemptId, "att"
 }
 id! {
+    /// A request of an operator to deliver stored events again.
+    ReplayId, "rpl"
+}
+id! {
     /// One installation of an agent; it outlives connections and, with a journal, restarts.
     AgentId, "agt"
 }

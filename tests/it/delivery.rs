@@ -123,7 +123,8 @@ async fn a_delivery_that_is_given_up_is_listed_and_can_be_replayed() {
     assert_eq!(dead[0]["id"], delivery["id"]);
 
     service.answer_usually(Answer::status(204));
-    api.post(&format!("/events/{event}/replay"), json!({}))
+    let replay = api
+        .post(&format!("/events/{event}/replay"), json!({}))
         .await;
     for _ in 0..2 {
         service.next().await;
@@ -133,6 +134,10 @@ async fn a_delivery_that_is_given_up_is_listed_and_can_be_replayed() {
         (replayed.event(), replayed.body),
         (event.clone(), b"again".to_vec())
     );
+    assert_eq!(
+        replayed.headers.text("hookferry-replay"),
+        replay["replay"].as_str().unwrap()
+    );
     eventually("the replay to be delivered", async || {
         let deliveries = api.list(&format!("/deliveries?event={event}")).await;
         deliveries
@@ -141,6 +146,11 @@ async fn a_delivery_that_is_given_up_is_listed_and_can_be_replayed() {
             .then_some(())
     })
     .await;
+    let destination = api.get("/destinations/billing").await;
+    assert_eq!(
+        destination["depth"]["dead"], 0,
+        "it is done with: {destination}"
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
         RefuseCode, Release, ReleaseReason, Renew, RequestHead, ResponseChunk, ResponseCredit,
         ResponseHead, ServedDestination, ServiceFailure, Settled, ToAgent, ToRelay, Welcome,
     },
-    id::{AgentId, DeliveryId, EventId, SessionId},
+    id::{AgentId, DeliveryId, EventId, ReplayId, SessionId},
 };
 
 const MOMENT: u128 = 0x0192_3456_789a_0000_0000_0000_0000_0000;
@@ -122,6 +122,7 @@ fn offer() -> Offer {
         event_type: None,
         remote: None,
         public_origin: None,
+        replay: None,
         respond: false,
         request: RequestHead {
             method: "POST".to_owned(),
@@ -152,11 +153,12 @@ fn offer_with_every_field() {
             event_type: Some("invoice.paid".to_owned()),
             remote: Some("203.0.113.7".to_owned()),
             public_origin: Some("https://relay.example".to_owned()),
+            replay: Some(ReplayId::from_u128(MOMENT + 3)),
             respond: true,
             ..offer()
         })),
-        b"\x02\x00\x00\x01\xdc",
-        r#"{"delivery":"dlv_01j8t5cy4t0000000000000001","event":"evt_01j8t5cy4t0000000000000002","lease":"3.1042","lease_ms":90000,"attempt":1,"destination":"billing","source":"stripe","received_at_ms":1727400000000,"event_type":"invoice.paid","remote":"203.0.113.7","public_origin":"https://relay.example","respond":true,"request":{"method":"POST","target":"/hook?a=%20b","headers":[["content-type","text/plain"],["x-name","Zürich"]]},"body_bytes":5,"used_deliveries":1,"used_bytes":5}"#,
+        b"\x02\x00\x00\x02\x06",
+        r#"{"delivery":"dlv_01j8t5cy4t0000000000000001","event":"evt_01j8t5cy4t0000000000000002","lease":"3.1042","lease_ms":90000,"attempt":1,"destination":"billing","source":"stripe","received_at_ms":1727400000000,"event_type":"invoice.paid","remote":"203.0.113.7","public_origin":"https://relay.example","replay":"rpl_01j8t5cy4t0000000000000003","respond":true,"request":{"method":"POST","target":"/hook?a=%20b","headers":[["content-type","text/plain"],["x-name","Zürich"]]},"body_bytes":5,"used_deliveries":1,"used_bytes":5}"#,
         b"\x00\xffabc",
     );
 }

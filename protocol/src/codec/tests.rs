@@ -9,7 +9,7 @@ use crate::{
         Confirm, Credit, Headers, Held, Hello, LeaseToken, Listen, OfferedDestination, Outcome,
         Ping, Refuse, RefuseCode, RequestHead, ResponseHead, Settled,
     },
-    id::{AgentId, DeliveryId, EventId},
+    id::{AgentId, DeliveryId, EventId, ReplayId},
     limits::{HEADER_BYTES_MAX, PREAMBLE_BYTES},
 };
 
@@ -37,7 +37,7 @@ prop_compose! {
 
 prop_compose! {
     fn offer()(
-        ids in (delivery(), any::<u128>(), lease()),
+        ids in (delivery(), any::<u128>(), lease(), any::<Option<u128>>()),
         names in any::<(String, String)>(),
         numbers in any::<(u64, u32, u64, u64, u64, u64)>(),
         texts in any::<(Option<String>, Option<String>, Option<String>, bool)>(),
@@ -56,6 +56,7 @@ prop_compose! {
             event_type: texts.0,
             remote: texts.1,
             public_origin: texts.2,
+            replay: ids.3.map(ReplayId::from_u128),
             respond: texts.3,
             request,
             body_bytes: numbers.3,

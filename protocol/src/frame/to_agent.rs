@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{LeaseToken, Ping, Pong, RequestHead};
-use crate::id::{DeliveryId, EventId, SessionId};
+use crate::id::{DeliveryId, EventId, ReplayId, SessionId};
 
 /// Everything a relay may say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,9 @@ pub struct Offer {
     /// The public scheme and host of the source: what `X-Forwarded-Proto` and `X-Forwarded-Host` say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_origin: Option<String>,
+    /// What an operator asked for, if this delivery is a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayId>,
     /// Whether the provider waits for the service's answer (sync mode): send all of it in response chunks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub respond: bool,

@@ -14,6 +14,8 @@ pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("hookferry-attemp
 pub(crate) const SOURCE: HeaderName = HeaderName::from_static("hookferry-source");
 /// When the relay accepted it (RFC 3339, milliseconds).
 pub(crate) const RECEIVED_AT: HeaderName = HeaderName::from_static("hookferry-received-at");
+/// What an operator asked for, if the request is a replay.
+pub(crate) const REPLAY: HeaderName = HeaderName::from_static("hookferry-replay");
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -69,6 +71,9 @@ fn insert_ours(headers: &mut HeaderMap, offer: &Offer) -> Result<(), InvalidHead
     headers.insert(ATTEMPT, HeaderValue::from(offer.attempt));
     headers.insert(SOURCE, value(offer.source.clone())?);
     headers.insert(RECEIVED_AT, value(rfc3339_ms(offer.received_at_ms))?);
+    if let Some(replay) = offer.replay {
+        headers.insert(REPLAY, value(replay.to_string())?);
+    }
     if let Some(remote) = &offer.remote {
         headers.insert(FORWARDED_FOR, value(remote.clone())?);
     }
@@ -149,7 +154,7 @@ fn static_name(name: &'static HeaderName) -> &'static [u8] {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
-    use protocol::id::EventId;
+    use protocol::id::{EventId, ReplayId};
 
     use super::*;
     use crate::inbox::sample::offer;
@@ -248,6 +253,7 @@ mod tests {
             &[
                 ("Hookferry-Attempt", b"99"),
                 ("hookferry-x", b"1"),
+                ("hookferry-replay", b"rpl_forged"),
                 ("X-Forwarded-For", b"6.6.6.6"),
                 ("x-forwarded-port", b"1"),
             ],
@@ -256,6 +262,7 @@ mod tests {
         offer.remote = Some("192.0.2.7".to_owned());
         offer.public_origin = Some("https://relay.example.com:8443".to_owned());
         offer.received_at_ms = 1_795_433_942_114;
+        offer.replay = Some(ReplayId::from_u128(5));
         let headers = request_headers(&offer).unwrap();
 
         let expected = [
@@ -266,6 +273,7 @@ mod tests {
                 "hookferry-received-at",
                 "2026-11-23T11:39:02.114Z".to_owned(),
             ),
+            ("hookferry-replay", ReplayId::from_u128(5).to_string()),
             ("x-forwarded-for", "192.0.2.7".to_owned()),
             ("x-forwarded-proto", "https".to_owned()),
             ("x-forwarded-host", "relay.example.com:8443".to_owned()),

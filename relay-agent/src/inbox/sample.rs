@@ -20,6 +20,7 @@ pub(crate) fn offer(number: u128, attempt: u32) -> Offer {
         event_type: Some("push".to_owned()),
         remote: None,
         public_origin: None,
+        replay: None,
         respond: false,
         request: RequestHead {
             method: "POST".to_owned(),

@@ -38,6 +38,10 @@ pub(super) struct DeliveryView {
     updated_at: String,
     next_attempt_at: Option<String>,
     reason: Option<String>,
+    /// What asked for it, if it is a replay.
+    replay: Option<String>,
+    /// The later replay that took its place.
+    superseded_by: Option<String>,
 }
 
 pub(super) fn view(
@@ -57,6 +61,8 @@ pub(super) fn view(
         updated_at: delivery.updated_at.to_string(),
         next_attempt_at: delivery.next_attempt_at.map(|time| time.to_string()),
         reason: delivery.reason,
+        replay: delivery.replay.map(|replay| replay.to_string()),
+        superseded_by: delivery.superseded_by.map(|later| later.to_string()),
     }
 }
 

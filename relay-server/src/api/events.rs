@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use protocol::id::{DeliveryId, DestinationId, EventId, TenantId};
+use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ids,
     problem::{Code, Problem},
-    store::{EventDetail, EventFilter, EventSummary, NewDelivery},
+    store::{EventDetail, EventFilter, EventSummary, NewDelivery, Replay, Replayed},
 };
 
 #[derive(Debug, Serialize)]
@@ -216,26 +216,36 @@ pub(super) async fn body(
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Replay {
+pub(super) struct NewReplay {
     /// By id or name; where the event went, or would go now, unless given.
     destination: Option<String>,
 }
 
+/// A replay of one event, made at once.
 #[derive(Debug, Serialize)]
-pub(super) struct Replayed {
+pub(super) struct ReplayView {
+    replay: String,
+    #[serde(flatten)]
+    deliveries: List<ReplayedView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReplayedView {
     delivery: String,
     destination: String,
     destination_name: Option<String>,
+    /// `owed`, or `still_owed` where an earlier delivery has not ended yet.
+    outcome: &'static str,
 }
 
 pub(super) async fn replay(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(event): Path<String>,
-    Body(replay): Body<Replay>,
-) -> Result<Answer<List<Replayed>>, Problem> {
+    Body(asked): Body<NewReplay>,
+) -> Result<Answer<ReplayView>, Problem> {
     let event = find(&state, tenant, &event).await?;
-    let destinations = match &replay.destination {
+    let destinations = match &asked.destination {
         Some(text) => vec![destinations::find(&state, tenant, text)?.id],
         None => replay_destinations(&state, tenant, &event),
     };
@@ -245,23 +255,44 @@ pub(super) async fn replay(
             "the event leads nowhere any more; name a destination",
         ));
     }
-    let mut replayed = Vec::new();
-    for destination in destinations {
-        let id = DeliveryId::from_u128(ids::fresh(state.events.now()));
-        let delivery = NewDelivery { id, destination };
-        let outcome = state.events.replay(tenant, event.event.id, delivery).await;
-        let Some(id) = outcome.map_err(unanswered)? else {
-            return Err(Problem::new(Code::NotFound));
+    let now = state.events.now();
+    let replay = ReplayId::from_u128(ids::fresh(now));
+    let new = |destination| Replay {
+        tenant,
+        event: event.event.id,
+        replay,
+        delivery: NewDelivery {
+            id: DeliveryId::from_u128(ids::fresh(now)),
+            destination,
+        },
+    };
+    let wanted: Vec<Replay> = destinations.into_iter().map(new).collect();
+    let replayed = state.events.replay(&wanted).await.map_err(unanswered)?;
+    let mut deliveries = Vec::new();
+    for (wanted, replayed) in wanted.iter().zip(&replayed) {
+        let (delivery, outcome) = match *replayed {
+            Replayed::Owed | Replayed::Repeated(_) => (wanted.delivery.id, "owed"),
+            Replayed::StillOwed(earlier) => (earlier, "still_owed"),
+            Replayed::Unknown => return Err(Problem::new(Code::NotFound)),
         };
         let directory = state.tenancy.directory();
-        let known = directory.destination(tenant, destination);
-        replayed.push(Replayed {
-            delivery: id.to_string(),
-            destination: destination.to_string(),
+        let known = directory.destination(tenant, wanted.delivery.destination);
+        deliveries.push(ReplayedView {
+            delivery: delivery.to_string(),
+            destination: wanted.delivery.destination.to_string(),
             destination_name: known.map(|it| it.name.to_string()),
+            outcome,
         });
     }
-    Ok(Answer(StatusCode::ACCEPTED, List::whole(replayed)))
+    if !replayed.contains(&Replayed::Owed) {
+        let why = "the event is still owed to its destinations: wait for that, or cancel it first";
+        return Err(Problem::new(Code::Conflict).detail(why));
+    }
+    let view = ReplayView {
+        replay: replay.to_string(),
+        deliveries: List::whole(deliveries),
+    };
+    Ok(Answer(StatusCode::ACCEPTED, view))
 }
 
 /// Where the event went, as far as that still exists; if it went nowhere, where it would go now.

@@ -608,7 +608,7 @@ async fn events_are_listed_by_many_things() {
 }
 
 #[tokio::test]
-async fn an_event_is_shown_downloaded_and_replayed() {
+async fn an_event_is_shown_and_downloaded() {
     let api = Api::new().await;
     let acme = api.customer("acme").await;
     let token = &acme.token;
@@ -635,31 +635,49 @@ async fn an_event_is_shown_downloaded_and_replayed() {
             .starts_with("attachment")
     );
 
-    let replay = format!("/events/{}/replay", acme.event);
-    let replayed = Api::expect(
-        api.call(token, Method::POST, &replay, Value::Null).await,
-        202,
-    );
-    assert_eq!(replayed["data"][0]["destination_name"], "billing");
-    let deliveries = api
-        .get(
-            token,
-            &format!("/deliveries?event={}&destination=billing", acme.event),
-        )
-        .await;
-    assert_eq!(deliveries["data"].as_array().unwrap().len(), 2);
-    let elsewhere = json!({ "destination": "nope" });
-    api.refuses(token, Method::POST, &replay, elsewhere, 404, "E-NOT-FOUND")
-        .await;
-
     let attempts = format!("/deliveries/{}/attempts", acme.delivery);
     assert_eq!(api.get(token, &attempts).await["data"], json!([]));
+}
+
+#[tokio::test]
+async fn an_event_is_replayed_once_it_is_no_longer_owed() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+    let replay = format!("/events/{}/replay", acme.event);
+    api.refuses(token, Method::POST, &replay, Value::Null, 409, "E-CONFLICT")
+        .await;
+
     let cancel = format!("/deliveries/{}/cancel", acme.delivery);
     Api::expect(
         api.call(token, Method::POST, &cancel, Value::Null).await,
         200,
     );
     api.refuses(token, Method::POST, &cancel, Value::Null, 409, "E-CONFLICT")
+        .await;
+    let replayed = Api::expect(
+        api.call(token, Method::POST, &replay, Value::Null).await,
+        202,
+    );
+    let made = &replayed["data"][0];
+    assert_eq!(
+        (&made["destination_name"], &made["outcome"]),
+        (&json!("billing"), &json!("owed"))
+    );
+    let deliveries = api
+        .get(
+            token,
+            &format!("/deliveries?event={}&destination=billing", acme.event),
+        )
+        .await;
+    let [new, old] = deliveries["data"].as_array().unwrap().as_slice() else {
+        panic!("{deliveries}")
+    };
+    assert_eq!(new["id"], made["delivery"]);
+    assert_eq!(new["replay"], replayed["replay"]);
+    assert_eq!(old["superseded_by"], new["id"]);
+    let elsewhere = json!({ "destination": "nope" });
+    api.refuses(token, Method::POST, &replay, elsewhere, 404, "E-NOT-FOUND")
         .await;
 }
 

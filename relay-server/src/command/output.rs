@@ -110,6 +110,7 @@ impl Show {
                 ("OUTCOME", outcome),
             ],
             Self::Replayed => &[
+                ("OUTCOME", |v| text(v, "outcome")),
                 ("DELIVERY", |v| text(v, "delivery")),
                 ("DESTINATION", |v| text(v, "destination_name")),
             ],

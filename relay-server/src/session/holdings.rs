@@ -128,6 +128,7 @@ mod tests {
             delivery: DeliveryId::from_u128(number),
             event: EventId::from_u128(1),
             attempt: 1,
+            replay: None,
             first_attempt_at: Timestamp(0),
         }
     }

@@ -206,6 +206,7 @@ impl Serving {
             event_type: event.event_type.clone(),
             remote: event.remote.map(|remote| remote.to_string()),
             public_origin: Some(origin(&self.context.public_url).to_owned()),
+            replay: lease.info.replay,
             respond: false,
             request: RequestHead {
                 method: event.method.clone(),

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use protocol::id::{DeliveryId, DestinationId, EventId, SourceId, TenantId};
+use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 
 use super::StoreError;
 use crate::{
@@ -38,6 +38,34 @@ pub struct NewDelivery {
     pub id: DeliveryId,
     /// Where it goes.
     pub destination: DestinationId,
+}
+
+/// A stored event to deliver again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The event.
+    pub event: EventId,
+    /// What asked for it: it delivers an event to a destination once.
+    pub replay: ReplayId,
+    /// The delivery to create.
+    pub delivery: NewDelivery,
+}
+
+/// What became of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is owed, under the id that was asked for. Earlier deliveries of the event to the same
+    /// destination are superseded by it.
+    Owed,
+    /// The same replay made this delivery of the event before.
+    Repeated(DeliveryId),
+    /// This earlier delivery of the event to the same destination is still owed: there is nothing
+    /// to replay yet.
+    StillOwed(DeliveryId),
+    /// The tenant has no such event.
+    Unknown,
 }
 
 /// What became of an event to accept.
@@ -112,6 +140,8 @@ pub struct LeaseInfo {
     pub attempt: u32,
     /// When the first attempt of this delivery was handed out.
     pub first_attempt_at: Timestamp,
+    /// What asked for the delivery, if it is a replay.
+    pub replay: Option<ReplayId>,
 }
 
 /// One delivery handed out for one attempt.
@@ -211,14 +241,10 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// The earliest time at which a delivery falls due or a lease expires, if any is known.
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Creates a new delivery of a stored event, or reopens the one that is dead. `None` if the
-    /// tenant has no such event.
-    async fn replay(
-        &self,
-        tenant: TenantId,
-        event: EventId,
-        delivery: NewDelivery,
-    ) -> Result<Option<DeliveryId>, StoreError>;
+    /// Creates new deliveries of stored events, each at the tail of its queue; durable before this
+    /// returns. One answer per replay, in order. After an error some may have been made: repeating
+    /// the call makes the others.
+    async fn replay(&self, replays: &[Replay]) -> Result<Vec<Replayed>, StoreError>;
 
     /// Ends one open delivery. False if it is not open.
     async fn end(

@@ -7,13 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::id::{DeliveryId, DestinationId, EventId, SourceId, TenantId};
+use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 
 use super::{
     Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
     DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
-    LeaseToken, NewDelivery, NewEvent, Page, Put, Queries, Resource, ResourceKind, Settings,
-    Settled, Settlement, StoreError, Want,
+    LeaseToken, NewDelivery, NewEvent, Page, Put, Queries, Replay, Replayed, Resource,
+    ResourceKind, Settings, Settled, Settlement, StoreError, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -55,6 +55,8 @@ struct Row {
     due: Timestamp,
     updated_at: Timestamp,
     reason: Option<String>,
+    replay: Option<ReplayId>,
+    superseded_by: Option<DeliveryId>,
     lease: Option<Leased>,
 }
 
@@ -99,7 +101,13 @@ impl Inner {
             .find(|row| row.id == id && row.key.tenant == tenant)
     }
 
-    fn add(&mut self, event: &Arc<Event>, delivery: NewDelivery, now: Timestamp) {
+    fn add(
+        &mut self,
+        event: &Arc<Event>,
+        delivery: NewDelivery,
+        replay: Option<ReplayId>,
+        now: Timestamp,
+    ) {
         let place = self.next();
         let key = DestinationKey {
             tenant: event.tenant,
@@ -117,6 +125,8 @@ impl Inner {
             due: Timestamp(0),
             updated_at: now,
             reason: None,
+            replay,
+            superseded_by: None,
             lease: None,
         };
         self.deliveries.insert(place, row);
@@ -128,6 +138,29 @@ impl Inner {
             .values()
             .filter(|row| row.key == key && row.lease.is_some());
         u32::try_from(leased.count()).unwrap_or(u32::MAX)
+    }
+
+    fn replay(&mut self, new: &Replay, now: Timestamp) -> Replayed {
+        let Some((_, event)) = self.event(new.tenant, new.event) else {
+            return Replayed::Unknown;
+        };
+        let destination = new.delivery.destination;
+        let mut earlier: Vec<&mut Row> = self
+            .deliveries
+            .values_mut()
+            .filter(|row| row.event.id == event.id && row.key.destination == destination)
+            .collect();
+        if let Some(row) = earlier.iter().find(|row| row.replay == Some(new.replay)) {
+            return Replayed::Repeated(row.id);
+        }
+        if let Some(row) = earlier.iter().find(|row| row.state.is_open()) {
+            return Replayed::StillOwed(row.id);
+        }
+        for row in &mut earlier {
+            row.superseded_by.get_or_insert(new.delivery.id);
+        }
+        self.add(&event, new.delivery, Some(new.replay), now);
+        Replayed::Owed
     }
 
     fn of_event(&self, id: EventId) -> impl Iterator<Item = &Row> {
@@ -143,6 +176,11 @@ impl Row {
             && self
                 .lease
                 .is_some_and(|lease| lease.info.token == held.token)
+    }
+
+    /// Whether it is dead, and nothing took its place since.
+    fn is_given_up(&self) -> bool {
+        self.state == DeliveryState::Dead && self.superseded_by.is_none()
     }
 
     fn reopen(&mut self, place: u64, now: Timestamp) {
@@ -175,6 +213,7 @@ impl Row {
             event: self.event.id,
             attempt,
             first_attempt_at: self.first_attempt_at.unwrap_or(now),
+            replay: self.replay,
         };
         let until = now.after(ttl);
         self.lease = Some(Leased { info, until });
@@ -237,6 +276,8 @@ impl Row {
                 .then_some(self.due)
                 .filter(|due| due.0 > 0),
             reason: self.reason.clone(),
+            replay: self.replay,
+            superseded_by: self.superseded_by,
         }
     }
 }
@@ -256,7 +297,7 @@ impl Events for Memory {
                 let dead: Vec<u64> = inner
                     .deliveries
                     .iter()
-                    .filter(|(_, row)| row.event.id == first && row.state == DeliveryState::Dead)
+                    .filter(|(_, row)| row.event.id == first && row.is_given_up())
                     .map(|(seq, _)| *seq)
                     .collect();
                 for seq in dead {
@@ -276,7 +317,7 @@ impl Events for Memory {
         let seq = inner.next();
         inner.events.insert(seq, event.clone());
         for delivery in new.deliveries {
-            inner.add(&event, delivery, now);
+            inner.add(&event, delivery, None, now);
             self.due.mark([DestinationKey {
                 tenant: event.tenant,
                 destination: delivery.destination,
@@ -429,34 +470,15 @@ impl Events for Memory {
             .min())
     }
 
-    async fn replay(
-        &self,
-        tenant: TenantId,
-        event: EventId,
-        delivery: NewDelivery,
-    ) -> Result<Option<DeliveryId>, StoreError> {
+    async fn replay(&self, replays: &[Replay]) -> Result<Vec<Replayed>, StoreError> {
         let now = self.clock.now();
         let mut inner = self.open()?;
-        let Some((_, event)) = inner.event(tenant, event) else {
-            return Ok(None);
-        };
-        let place = inner.next();
-        let key = DestinationKey {
-            tenant,
-            destination: delivery.destination,
-        };
-        let dead = inner.deliveries.values_mut().find(|row| {
-            row.event.id == event.id && row.key == key && row.state == DeliveryState::Dead
-        });
-        let id = if let Some(row) = dead {
-            row.reopen(place, now);
-            row.id
-        } else {
-            inner.add(&event, delivery, now);
-            delivery.id
-        };
-        self.due.mark([key]);
-        Ok(Some(id))
+        let replayed = replays.iter().map(|new| inner.replay(new, now)).collect();
+        self.due.mark(replays.iter().map(|new| DestinationKey {
+            tenant: new.tenant,
+            destination: new.delivery.destination,
+        }));
+        Ok(replayed)
     }
 
     async fn end(
@@ -648,7 +670,7 @@ impl Queries for Memory {
                         .oldest_open
                         .map_or(received, |oldest| oldest.min(received)),
                 );
-            } else if row.state == DeliveryState::Dead {
+            } else if row.is_given_up() {
                 depth.dead += 1;
             }
         }

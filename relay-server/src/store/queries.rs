@@ -4,7 +4,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use protocol::id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId};
+use protocol::id::{
+    AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId,
+};
 
 use super::StoreError;
 use crate::{
@@ -108,6 +110,10 @@ pub struct DeliverySummary {
     pub next_attempt_at: Option<Timestamp>,
     /// Why it is dead or ended, as a code.
     pub reason: Option<String>,
+    /// What asked for it, if it is a replay.
+    pub replay: Option<ReplayId>,
+    /// The later replay to the same destination that took its place.
+    pub superseded_by: Option<DeliveryId>,
 }
 
 /// An attempt in a list.
@@ -132,7 +138,7 @@ pub struct AttemptRecord {
 pub struct Depth {
     /// Deliveries that are owed an attempt.
     pub open: u64,
-    /// Deliveries that policy gave up.
+    /// Deliveries that policy gave up, without those that were replayed since.
     pub dead: u64,
     /// When the oldest open delivery's event was received.
     pub oldest_open: Option<Timestamp>,

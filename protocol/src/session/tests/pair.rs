@@ -386,6 +386,7 @@ pub(super) fn offer(number: u128, attempt: u32, body: impl Into<Bytes>) -> Box<O
         event_type: None,
         remote: None,
         public_origin: None,
+        replay: None,
         respond: false,
         request: RequestHead {
             method: "POST".to_owned(),

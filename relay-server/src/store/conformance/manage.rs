@@ -1,73 +1,137 @@
 //! What people do to deliveries.
 
-use protocol::id::{DeliveryId, EventId};
+use protocol::id::{DeliveryId, EventId, ReplayId};
 
 use super::{OTHER_QUEUE, QUEUE, STRANGER, Stage, TENANT};
 use crate::{
     lifecycle::{DeliveryState, EndReason, Verdict},
-    store::{NewDelivery, Settled, StoreError},
+    store::{Appended, DeliverySummary, NewDelivery, Replay, Replayed, Settled, StoreError},
 };
 
-fn delivery(id: u128) -> NewDelivery {
-    NewDelivery {
-        id: DeliveryId::from_u128(id),
-        destination: QUEUE.destination,
+fn replay(event: EventId, id: u128, replay: u128) -> Replay {
+    Replay {
+        tenant: TENANT,
+        event,
+        replay: ReplayId::from_u128(replay),
+        delivery: NewDelivery {
+            id: DeliveryId::from_u128(id),
+            destination: QUEUE.destination,
+        },
     }
 }
 
-/// Replaying what is dead goes on with the same delivery, at the queue's tail.
-pub async fn a_dead_delivery_is_reopened_by_replay(stage: &mut Stage) {
+async fn replayed(stage: &Stage, replays: &[Replay]) -> Vec<Replayed> {
+    stage.store.events.replay(replays).await.unwrap()
+}
+
+async fn deliveries(stage: &Stage, event: EventId) -> Vec<DeliverySummary> {
+    let detail = stage.store.queries.event(TENANT, event).await;
+    detail.unwrap().unwrap().deliveries
+}
+
+/// A replay is a new obligation at the queue's tail, and takes the place of what came before it.
+pub async fn a_replay_makes_a_new_delivery(stage: &mut Stage) {
     let (event, dead) = stage.accept_dead(None).await;
     let (_, live) = stage.accept().await;
     stage.pause().await;
-    let events = stage.store.events.clone();
     assert_eq!(
-        events.replay(TENANT, event, delivery(99)).await,
-        Ok(Some(dead))
+        replayed(stage, &[replay(event, 99, 7)]).await,
+        [Replayed::Owed]
     );
-    assert_eq!(stage.state(dead).await, Some(DeliveryState::Pending));
 
     stage.pause().await;
-    let order: Vec<_> = stage
-        .claim(5)
-        .await
+    let leases = stage.claim(5).await;
+    let handed: Vec<_> = leases
         .iter()
-        .map(|lease| (lease.info.delivery, lease.info.attempt))
+        .map(|lease| (lease.info.delivery, lease.info.attempt, lease.info.replay))
         .collect();
-    assert_eq!(order, [(live, 1), (dead, 2)]);
-    let events = stage.store.events.clone();
-    assert_eq!(events.replay(STRANGER, event, delivery(98)).await, Ok(None));
-    let nobody = EventId::from_u128(1);
-    assert_eq!(events.replay(TENANT, nobody, delivery(97)).await, Ok(None));
+    let new = DeliveryId::from_u128(99);
+    assert_eq!(
+        handed,
+        [(live, 1, None), (new, 1, Some(ReplayId::from_u128(7)))]
+    );
+    assert_eq!(leases[1].event.id, event);
+    stage.settle(&leases[1], Verdict::Deliver).await;
+
+    stage.pause().await;
+    let rows = deliveries(stage, event).await;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| (row.id, row.state, row.superseded_by))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            (dead, DeliveryState::Dead, Some(new)),
+            (new, DeliveryState::Delivered, None)
+        ]
+    );
+    let depth = stage.store.queries.depth(TENANT, QUEUE.destination).await;
+    assert_eq!(depth.unwrap().dead, 0, "what was replayed is done with");
 }
 
-/// Replaying what was delivered makes a new obligation.
-pub async fn replay_of_a_delivered_event_makes_a_new_delivery(stage: &mut Stage) {
-    let (event, first) = stage.accept().await;
-    let lease = stage.claim_one().await;
-    stage.settle(&lease, Verdict::Deliver).await;
-    stage.pause().await;
+/// The same replay twice makes one delivery: whoever does not know how far it came may repeat it.
+pub async fn a_replay_delivers_an_event_once(stage: &mut Stage) {
+    let (first, _) = stage.accept_dead(None).await;
+    let (second, _) = stage.accept_dead(None).await;
+    let made = replayed(stage, &[replay(first, 90, 7), replay(first, 91, 7)]).await;
+    let already = DeliveryId::from_u128(90);
+    assert_eq!(made, [Replayed::Owed, Replayed::Repeated(already)]);
 
-    let new = delivery(99);
-    let events = stage.store.events.clone();
-    assert_eq!(events.replay(TENANT, event, new).await, Ok(Some(new.id)));
     stage.pause().await;
-    let again = stage.claim_one().await;
-    assert_eq!((again.info.delivery, again.info.attempt), (new.id, 1));
-    assert_eq!(*again.event, *lease.event);
+    let made = replayed(stage, &[replay(first, 92, 7), replay(second, 93, 7)]).await;
+    assert_eq!(made, [Replayed::Repeated(already), Replayed::Owed]);
+    for _ in 0..2 {
+        let lease = stage.claim_one().await;
+        stage.settle(&lease, Verdict::Deliver).await;
+    }
+    assert!(stage.claim(5).await.is_empty());
+    let made = replayed(stage, &[replay(first, 94, 7), replay(first, 95, 8)]).await;
+    assert_eq!(made, [Replayed::Repeated(already), Replayed::Owed]);
+}
+
+/// What is still owed is not owed twice; another destination is another matter.
+pub async fn what_is_still_owed_is_not_replayed(stage: &mut Stage) {
+    let (event, first) = stage.accept().await;
+    let mut elsewhere = replay(event, 91, 7);
+    elsewhere.delivery.destination = OTHER_QUEUE.destination;
+    let made = replayed(stage, &[replay(event, 90, 7), elsewhere]).await;
+    assert_eq!(made, [Replayed::StillOwed(first), Replayed::Owed]);
+
+    stage.pause().await;
+    assert_eq!(stage.claim(5).await.len(), 1);
+    assert_eq!(stage.claim_from(OTHER_QUEUE, 5).await.len(), 1);
+    let mut stranger = replay(event, 92, 8);
+    stranger.tenant = STRANGER;
+    let nobody = replay(EventId::from_u128(1), 93, 8);
+    let made = replayed(stage, &[stranger, nobody]).await;
+    assert_eq!(made, [Replayed::Unknown, Replayed::Unknown]);
+}
+
+/// A provider's repeat reopens the replay that died, not what the replay superseded.
+pub async fn a_repeat_reopens_the_last_replay(stage: &mut Stage) {
+    let (event, dead) = stage.accept_dead(Some("id")).await;
     assert_eq!(
-        stage.settle(&again, Verdict::Deliver).await,
-        Settled::Applied
+        replayed(stage, &[replay(event, 90, 7)]).await,
+        [Replayed::Owed]
     );
-    let detail = stage.store.queries.event(TENANT, event).await;
-    let ids: Vec<_> = detail
-        .unwrap()
-        .unwrap()
-        .deliveries
-        .iter()
-        .map(|row| row.id)
-        .collect();
-    assert_eq!(ids, [first, new.id]);
+    let lease = stage.claim_one().await;
+    stage.settle(&lease, super::die()).await;
+    stage.pause().await;
+    let repeat = stage.event(Some("id"));
+    let appended = stage.store.events.append(repeat).await;
+    let expected = Appended::Duplicate {
+        first: event,
+        reopened: 1,
+    };
+    assert_eq!(appended, Ok(expected));
+
+    stage.pause().await;
+    let lease = stage.claim_one().await;
+    let again = (lease.info.delivery, lease.info.attempt, lease.info.replay);
+    let replay = ReplayId::from_u128(7);
+    assert_eq!(again, (DeliveryId::from_u128(90), 2, Some(replay)));
+    assert_eq!(stage.state(dead).await, Some(DeliveryState::Dead));
 }
 
 /// An ended delivery is over, whoever holds it.

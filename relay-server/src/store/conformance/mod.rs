@@ -369,8 +369,10 @@ macro_rules! store_conformance {
                 attempts_are_listed_in_order,
             }
             manage::{
-                a_dead_delivery_is_reopened_by_replay,
-                replay_of_a_delivered_event_makes_a_new_delivery,
+                a_replay_makes_a_new_delivery,
+                a_replay_delivers_an_event_once,
+                what_is_still_owed_is_not_replayed,
+                a_repeat_reopens_the_last_replay,
                 one_delivery_is_ended,
                 a_destination_is_ended_whole,
                 a_closed_store_refuses,

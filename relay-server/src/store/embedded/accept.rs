@@ -7,16 +7,10 @@ use protocol::id::EventId;
 use super::{
     core::{Core, Does, closed, hear},
     dedupe::{Looked, Reservation},
-    journal::{
-        Position, ReadError,
-        payload::{Accept, Requeue},
-        record::Kind,
-    },
-    projection::queries,
+    journal::{Position, ReadError, payload::Accept, record::Kind},
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::DeliveryState,
     store::{Appended, NewEvent, StoreError},
 };
 
@@ -123,60 +117,5 @@ impl Core {
             Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
             Err(_) => Err(closed()),
         }
-    }
-
-    /// Owes the dead deliveries of an event again.
-    async fn reopen_dead(self: &Arc<Self>, event_seq: u64) -> Result<u32, StoreError> {
-        self.caught_up().await?;
-        if self.dead_of(event_seq).await?.is_empty() {
-            return Ok(0);
-        }
-        let _turn = self.requeues.lock().await;
-        self.caught_up().await?;
-        let mut reopened = 0;
-        for owed in self.dead_of(event_seq).await? {
-            self.reopen(owed, event_seq).await?;
-            reopened += 1;
-        }
-        Ok(reopened)
-    }
-
-    async fn dead_of(
-        self: &Arc<Self>,
-        event_seq: u64,
-    ) -> Result<Vec<super::desk::Owed>, StoreError> {
-        let rows = self
-            .projection
-            .read(move |connection| queries::owed_of_events(connection, event_seq, event_seq + 1))
-            .await?;
-        Ok(rows
-            .into_iter()
-            .filter(|(state, _)| *state == DeliveryState::Dead)
-            .map(|(_, owed)| owed)
-            .collect())
-    }
-
-    /// Owes a dead delivery again. Its attempts go on counting: agents tell them apart by number.
-    pub(super) async fn reopen(
-        self: &Arc<Self>,
-        mut owed: super::desk::Owed,
-        event_seq: u64,
-    ) -> Result<(), StoreError> {
-        owed.first_attempt_at = None;
-        owed.due = Timestamp(0);
-        let requeue = Requeue {
-            key: owed.delivery.key,
-            id: owed.delivery.id,
-            seq: owed.delivery.seq,
-            event: owed.event,
-            event_seq,
-        };
-        let does = Does::Reopen {
-            requeue,
-            owed: Box::new(owed),
-        };
-        self.write(Kind::Reopen, requeue.key.tenant, requeue.encode(), does)
-            .await?;
-        Ok(())
     }
 }

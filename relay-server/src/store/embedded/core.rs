@@ -405,5 +405,6 @@ fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Positi
         attempts: 0,
         first_attempt_at: None,
         due: Timestamp(0),
+        replay: None,
     }
 }

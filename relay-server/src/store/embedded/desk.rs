@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::id::{DeliveryId, EventId, TenantId};
+use protocol::id::{DeliveryId, EventId, ReplayId, TenantId};
 
 use super::journal::{Position, payload::DeliveryRef};
 use crate::{
@@ -49,6 +49,8 @@ pub(crate) struct Owed {
     pub(crate) first_attempt_at: Option<Timestamp>,
     /// The earliest next attempt; zero for at once.
     pub(crate) due: Timestamp,
+    /// What asked for it, if it is a replay.
+    pub(crate) replay: Option<ReplayId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -428,6 +430,7 @@ impl Desks {
             event: open.owed.event,
             attempt,
             first_attempt_at: open.owed.first_attempt_at.unwrap_or(now),
+            replay: open.owed.replay,
         };
         let until = now.after(ttl);
         open.status = Status::Leased(Leased {

@@ -26,6 +26,8 @@ mod handout;
 
 mod settle;
 
+mod replay;
+
 mod queries;
 
 #[cfg(test)]
@@ -40,7 +42,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::id::{DeliveryId, EventId, SourceId, TenantId};
+use protocol::id::{DeliveryId, SourceId, TenantId};
 
 use self::core::Core;
 pub use self::{
@@ -48,8 +50,8 @@ pub use self::{
     open::OpenError,
 };
 use super::{
-    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewDelivery, NewEvent, Put,
-    Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewEvent, Put, Replay,
+    Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
 };
 use crate::{clock::Timestamp, lifecycle::EndReason};
 
@@ -187,13 +189,8 @@ impl Events for Embedded {
         Ok(next)
     }
 
-    async fn replay(
-        &self,
-        tenant: TenantId,
-        event: EventId,
-        delivery: NewDelivery,
-    ) -> Result<Option<DeliveryId>, StoreError> {
-        self.core.replay(tenant, event, delivery).await
+    async fn replay(&self, replays: &[Replay]) -> Result<Vec<Replayed>, StoreError> {
+        self.core.replay(replays).await
     }
 
     async fn end(

@@ -310,10 +310,10 @@ fn quarantine(core: &Arc<Core>, damages: &[Damage]) -> Result<(), OpenError> {
         let rows = core
             .projection
             .read_blocking(|connection| queries::owed_of_events(connection, first, next))?;
-        let open = rows.into_iter().filter(|(state, _)| state.is_open());
-        let ops = open.map(|(_, owed)| {
+        let open = rows.into_iter().filter(|row| row.state.is_open());
+        let ops = open.map(|row| {
             let end = End {
-                delivery: owed.delivery,
+                delivery: row.owed.delivery,
                 reason: EndReason::Quarantined,
             };
             let effect = Effect {

@@ -1,11 +1,11 @@
-//! Settling attempts, replaying, ending.
+//! Settling attempts, ending deliveries.
 
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
 use protocol::{
-    id::{DeliveryId, EventId, SourceId, TenantId},
+    id::{DeliveryId, SourceId, TenantId},
     limits::RESPONSE_START_BYTES_MAX,
 };
 
@@ -13,7 +13,7 @@ use super::{
     core::{Answer, Core, Does, hear},
     desk::{Desks, Owed},
     journal::{
-        payload::{DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle},
+        payload::{DeliveryRef, End, EndDestination, ForgetSource, Settle},
         record::Kind,
     },
     projection::queries,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     lifecycle::{AttemptOutcome, DeliveryState, EndReason},
-    store::{DestinationKey, Held, NewDelivery, Settled, Settlement, StoreError},
+    store::{DestinationKey, Held, Settled, Settlement, StoreError},
 };
 
 impl Core {
@@ -72,71 +72,6 @@ impl Core {
         self.projection
             .read(move |connection| queries::delivery(connection, tenant, delivery))
             .await
-    }
-
-    pub(super) async fn replay(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        event: EventId,
-        delivery: NewDelivery,
-    ) -> Result<Option<DeliveryId>, StoreError> {
-        self.check_writable()?;
-        let _turn = self.requeues.lock().await;
-        self.caught_up().await?;
-        let key = DestinationKey {
-            tenant,
-            destination: delivery.destination,
-        };
-        let found = self
-            .projection
-            .read(move |connection| {
-                let Some((seq, position, _)) = queries::event(connection, tenant, event)? else {
-                    return Ok(None);
-                };
-                let rows = queries::owed_of_events(connection, seq, seq + 1)?;
-                let body_bytes = queries::body_bytes(connection, seq)?;
-                Ok(Some((seq, position, body_bytes, rows)))
-            })
-            .await?;
-        let Some((event_seq, position, body_bytes, rows)) = found else {
-            return Ok(None);
-        };
-        let dead = rows
-            .into_iter()
-            .find(|(state, owed)| *state == DeliveryState::Dead && owed.delivery.key == key);
-        if let Some((_, owed)) = dead {
-            let id = owed.delivery.id;
-            self.reopen(owed, event_seq).await?;
-            return Ok(Some(id));
-        }
-        let requeue = Requeue {
-            key,
-            id: delivery.id,
-            seq: 0,
-            event,
-            event_seq,
-        };
-        let owed = Owed {
-            delivery: DeliveryRef {
-                key,
-                id: delivery.id,
-                seq: 0,
-                place: 0,
-            },
-            event,
-            position,
-            body_bytes,
-            attempts: 0,
-            first_attempt_at: None,
-            due: Timestamp(0),
-        };
-        let does = Does::Deliver {
-            requeue,
-            owed: Box::new(owed),
-        };
-        self.write(Kind::Deliver, tenant, requeue.encode(), does)
-            .await?;
-        Ok(Some(delivery.id))
     }
 
     pub(super) async fn end(

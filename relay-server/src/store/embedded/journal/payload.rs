@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use protocol::{
     frame::{Headers, ServiceFailure},
-    id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId},
+    id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     store::{DestinationKey, NewDelivery},
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// An accepted event with what is owed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct Settle {
     pub(crate) verdict: Verdict,
 }
 
-/// A delivery of a stored event: a new one, or a dead one that is owed again.
+/// A delivery of a stored event: a replay, or a dead one that is owed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Requeue {
     pub(crate) key: DestinationKey,
@@ -57,6 +57,8 @@ pub(crate) struct Requeue {
     pub(crate) seq: u64,
     pub(crate) event: EventId,
     pub(crate) event_seq: u64,
+    /// What asked for a new one; none reopened it.
+    pub(crate) replay: Option<ReplayId>,
 }
 
 /// The end of one delivery.
@@ -433,24 +435,30 @@ pub(crate) fn decode_outcome(bytes: &Bytes) -> Option<AttemptOutcome> {
 
 impl Requeue {
     pub(crate) fn encode(&self) -> Bytes {
-        let mut to = start(96);
+        let mut to = start(112);
         put_key(&mut to, self.key);
         to.put_u128_le(self.id.as_u128());
         to.put_u64_le(self.seq);
         to.put_u128_le(self.event.as_u128());
         to.put_u64_le(self.event_seq);
+        to.put_u8(u8::from(self.replay.is_some()));
+        to.put_u128_le(self.replay.map_or(0, ReplayId::as_u128));
         to.freeze()
     }
 
     pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
         let mut from = begin(payload)?;
-        Some(Self {
+        let mut requeue = Self {
             key: from.key()?,
             id: DeliveryId::from_u128(from.u128()?),
             seq: from.u64()?,
             event: EventId::from_u128(from.u128()?),
             event_seq: from.u64()?,
-        })
+            replay: None,
+        };
+        let is_replay = from.u8()? != 0;
+        requeue.replay = Some(ReplayId::from_u128(from.u128()?)).filter(|_| is_replay);
+        Some(requeue)
     }
 }
 

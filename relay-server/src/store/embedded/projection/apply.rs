@@ -1,9 +1,9 @@
 //! Changes become rows, in large transactions that carry how far they go: applying a change twice
 //! is impossible, and what is accepted and settled within one transaction is written once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use protocol::id::{AgentId, EventId, SourceId, TenantId};
+use protocol::id::{AgentId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::schema::DEAD;
@@ -139,6 +139,25 @@ struct Row {
     due: Timestamp,
     updated_at: Timestamp,
     reason: Option<&'static str>,
+    replay: Option<ReplayId>,
+    superseded_by: Option<DeliveryId>,
+}
+
+impl Row {
+    fn new(change: &Change, delivery: DeliveryRef, event_seq: u64) -> Self {
+        Self {
+            delivery,
+            event_seq,
+            state: DeliveryState::Pending,
+            attempts: 0,
+            first_attempt_at: None,
+            due: Timestamp(0),
+            updated_at: change.time,
+            reason: None,
+            replay: None,
+            superseded_by: None,
+        }
+    }
 }
 
 /// Applies changes in one transaction and returns how far the projection then is.
@@ -150,6 +169,7 @@ pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite
     let mut batch = Batch {
         transaction,
         fresh: BTreeMap::new(),
+        fresh_replays: HashMap::new(),
         applied,
     };
     for change in changes {
@@ -167,7 +187,10 @@ pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite
 
 struct Batch<'a> {
     transaction: Transaction<'a>,
+    /// The deliveries created in this transaction, by their sequence.
     fresh: BTreeMap<u64, Row>,
+    /// Those of them that are the last replay of an event to a destination.
+    fresh_replays: HashMap<(u64, DestinationId), u64>,
     applied: u64,
 }
 
@@ -223,36 +246,16 @@ impl Batch<'_> {
                 tenant: accepted.tenant,
                 destination: delivery.destination,
             };
-            self.create(change, key, delivery, seq, change.seq);
+            let delivery = DeliveryRef {
+                key,
+                id: delivery.id,
+                seq,
+                place: seq,
+            };
+            self.fresh
+                .insert(seq, Row::new(change, delivery, change.seq));
         }
         Ok(())
-    }
-
-    fn create(
-        &mut self,
-        change: &Change,
-        key: DestinationKey,
-        new: &NewDelivery,
-        seq: u64,
-        event_seq: u64,
-    ) {
-        let delivery = DeliveryRef {
-            key,
-            id: new.id,
-            seq,
-            place: seq,
-        };
-        let row = Row {
-            delivery,
-            event_seq,
-            state: DeliveryState::Pending,
-            attempts: 0,
-            first_attempt_at: None,
-            due: Timestamp(0),
-            updated_at: change.time,
-            reason: None,
-        };
-        self.fresh.insert(seq, row);
     }
 
     fn settle(&mut self, change: &Change, settle: &Settle) -> rusqlite::Result<()> {
@@ -362,18 +365,52 @@ impl Batch<'_> {
             .query_row([requeue.event_seq], |_| Ok(()))
             .optional()?;
         if known.is_some() {
-            let delivery = NewDelivery {
+            self.supersede(requeue)?;
+            let delivery = DeliveryRef {
+                key: requeue.key,
                 id: requeue.id,
-                destination: requeue.key.destination,
+                seq: change.seq,
+                place: change.seq,
             };
-            self.create(
-                change,
-                requeue.key,
-                &delivery,
-                change.seq,
-                requeue.event_seq,
-            );
+            let mut row = Row::new(change, delivery, requeue.event_seq);
+            row.replay = requeue.replay;
+            self.fresh.insert(change.seq, row);
+            let place = (requeue.event_seq, requeue.key.destination);
+            self.fresh_replays.insert(place, change.seq);
         }
+        Ok(())
+    }
+
+    /// A replay takes the place of what the event's deliveries to its destination came to.
+    fn supersede(&mut self, requeue: &Requeue) -> rusqlite::Result<()> {
+        let destination = requeue.key.destination;
+        let replay = self
+            .fresh_replays
+            .get(&(requeue.event_seq, destination))
+            .and_then(|seq| self.fresh.get_mut(seq));
+        if let Some(row) = replay {
+            row.superseded_by = Some(requeue.id);
+            return Ok(());
+        }
+        // The deliveries an event came with follow its own sequence.
+        let came_with = self
+            .fresh
+            .range_mut(requeue.event_seq..)
+            .map(|(_, row)| row)
+            .take_while(|row| row.event_seq == requeue.event_seq);
+        for row in came_with.filter(|row| row.delivery.key.destination == destination) {
+            row.superseded_by = Some(requeue.id);
+        }
+        self.transaction
+            .prepare_cached(
+                "UPDATE deliveries SET superseded_by = ?3
+                 WHERE event_seq = ?1 AND destination = ?2 AND superseded_by IS NULL",
+            )?
+            .execute(params![
+                requeue.event_seq,
+                blob(destination.as_u128()),
+                blob(requeue.id.as_u128()),
+            ])?;
         Ok(())
     }
 
@@ -429,12 +466,13 @@ impl Batch<'_> {
 
     /// Writes the deliveries created in this transaction as they are now.
     fn flush(&mut self) -> rusqlite::Result<()> {
+        self.fresh_replays.clear();
         for (seq, row) in std::mem::take(&mut self.fresh) {
             let destination = blob(row.delivery.key.destination.as_u128());
             self.transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO deliveries
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
                 )?
                 .execute(params![
                     seq,
@@ -449,6 +487,8 @@ impl Batch<'_> {
                     row.due.0,
                     row.updated_at.0,
                     row.reason,
+                    row.replay.map(ReplayId::as_u128).map(blob),
+                    row.superseded_by.map(DeliveryId::as_u128).map(blob),
                 ])?;
             if row.state.is_open() {
                 self.insert_pending(destination, row.delivery.place, seq, row.due.0)?;

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use protocol::id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId};
+use protocol::id::{
+    AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId,
+};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter, types::Value};
 
 use super::{
@@ -32,6 +34,11 @@ const PAGE_MAX: u32 = 250;
 
 fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<u128> {
     row.get::<_, [u8; 16]>(column).map(u128::from_be_bytes)
+}
+
+fn optional_id(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u128>> {
+    let id: Option<[u8; 16]> = row.get(column)?;
+    Ok(id.map(u128::from_be_bytes))
 }
 
 fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
@@ -188,6 +195,8 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeliverySummary> {
         updated_at: time(row, "updated_at")?,
         next_attempt_at: Some(due).filter(|due| state.is_open() && due.0 > 0),
         reason: row.get("reason")?,
+        replay: optional_id(row, "replay")?.map(ReplayId::from_u128),
+        superseded_by: optional_id(row, "superseded_by")?.map(DeliveryId::from_u128),
     })
 }
 
@@ -276,11 +285,10 @@ pub(crate) fn attempts(
         .prepare_cached("SELECT * FROM attempts WHERE delivery_seq = ? ORDER BY number")?;
     let rows = statement.query_map([seq], |row| {
         let outcome = Bytes::from(row.get::<_, Vec<u8>>("outcome")?);
-        let agent: Option<[u8; 16]> = row.get("agent")?;
         Ok(AttemptRecord {
             id: AttemptId::from_u128(id(row, "id")?),
             number: row.get("number")?,
-            agent: agent.map(|agent| AgentId::from_u128(u128::from_be_bytes(agent))),
+            agent: optional_id(row, "agent")?.map(AgentId::from_u128),
             ended_at: time(row, "ended_at")?,
             elapsed_ms: row.get("elapsed_ms")?,
             outcome: decode_outcome(&outcome).ok_or(rusqlite::Error::InvalidQuery)?,
@@ -298,7 +306,8 @@ pub(crate) fn depth(connection: &Connection, key: DestinationKey) -> rusqlite::R
         .query_row([destination], |row| row.get(0))?;
     let dead = connection
         .prepare_cached(&format!(
-            "SELECT count(*) FROM deliveries WHERE destination = ? AND state = {DEAD} AND tenant = ?"
+            "SELECT count(*) FROM deliveries WHERE destination = ? AND state = {DEAD}
+             AND superseded_by IS NULL AND tenant = ?"
         ))?
         .query_row([destination, tenant], |row| row.get(0))?;
     let oldest_open: Option<u64> = connection
@@ -350,6 +359,7 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
             .get::<_, Option<u64>>("first_attempt_at")?
             .map(Timestamp),
         due: time(row, "due")?,
+        replay: optional_id(row, "replay")?.map(ReplayId::from_u128),
     })
 }
 
@@ -411,25 +421,66 @@ pub(crate) fn delivery(
         .optional()
 }
 
-/// The deliveries of an event by its sequence: their states and what they owe.
+/// A delivery of an event, open or not.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) state: DeliveryState,
+    /// A replay took its place.
+    pub(crate) superseded: bool,
+    pub(crate) owed: Owed,
+}
+
+/// The deliveries of events by their sequence: where they stand and what they owe.
 pub(crate) fn owed_of_events(
     connection: &Connection,
     first: u64,
     next: u64,
-) -> rusqlite::Result<Vec<(DeliveryState, Owed)>> {
+) -> rusqlite::Result<Vec<Standing>> {
     connection
         .prepare_cached(&format!(
             "{OWED} WHERE d.event_seq >= ? AND d.event_seq < ? ORDER BY d.seq"
         ))?
-        .query_map([first, next], |row| Ok((state(row)?, owed(row)?)))?
+        .query_map([first, next], |row| {
+            Ok(Standing {
+                state: state(row)?,
+                superseded: optional_id(row, "superseded_by")?.is_some(),
+                owed: owed(row)?,
+            })
+        })?
         .collect()
 }
 
-/// The length of an event's body.
-pub(crate) fn body_bytes(connection: &Connection, event_seq: u64) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("SELECT body_bytes FROM events WHERE seq = ?")?
-        .query_row([event_seq], |row| row.get(0))
+/// An event as replays need to know it.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) seq: u64,
+    pub(crate) position: Position,
+    pub(crate) body_bytes: u64,
+    pub(crate) deliveries: Vec<Standing>,
+}
+
+/// What replays need to know of an event.
+pub(crate) fn known(
+    connection: &Connection,
+    tenant: TenantId,
+    id: EventId,
+) -> rusqlite::Result<Option<Known>> {
+    let found = connection
+        .prepare_cached("SELECT seq, position, body_bytes FROM events WHERE id = ? AND tenant = ?")?
+        .query_row(params![blob(id.as_u128()), blob(tenant.as_u128())], |row| {
+            Ok(Known {
+                seq: row.get(0)?,
+                position: Position::unpack(row.get(1)?),
+                body_bytes: row.get(2)?,
+                deliveries: Vec::new(),
+            })
+        })
+        .optional()?;
+    let Some(mut known) = found else {
+        return Ok(None);
+    };
+    known.deliveries = owed_of_events(connection, known.seq, known.seq + 1)?;
+    Ok(Some(known))
 }
 
 /// A provider's id as it is remembered.
