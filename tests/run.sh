@@ -43,6 +43,6 @@ counts=$(awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
 if [ "$status" -ne 0 ] && [[ $counts == *" 0 failed"* ]]; then
     echo "cargo test did not finish (exit code $status)" >&2
 fi
-grep -h '^\(chaos:\|NOT TESTED\)' "$log" || true
+grep -h '^\(chaos\|matrix\|agents\|liveness\|NOT TESTED\)' "$log" || true
 echo "$counts"
 exit "$status"

@@ -202,7 +202,7 @@ async fn a_cut_link_duplicates_nothing() {
 
 #[tokio::test]
 async fn a_silent_link_is_replaced() {
-    let relay = Relay::start().await;
+    let relay = Relay::plan().set("session-heartbeat-s", 2).start().await;
     let network = Network::start(relay.public()).await;
     let mut service = Service::start().await;
     let journey = relay.journey("none").await;
@@ -212,7 +212,7 @@ async fn a_silent_link_is_replaced() {
     let before = relay.provider().send(&journey.post()).await.accepted();
     assert_eq!(service.next().await.event(), before);
 
-    network.silence();
+    network.black_hole();
     let during = relay.provider().send(&journey.post()).await.accepted();
     network.restore();
     assert_eq!(service.next().await.event(), during);

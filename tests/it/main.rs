@@ -28,3 +28,5 @@ mod providers;
 mod faults;
 
 mod chaos;
+
+mod matrix;

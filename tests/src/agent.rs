@@ -26,6 +26,7 @@ pub struct Plan {
     lines: String,
     flags: Vec<String>,
     authority: Option<String>,
+    proxy_password: Option<String>,
 }
 
 impl Plan {
@@ -76,6 +77,13 @@ impl Plan {
     pub fn trusting(mut self, authority_pem: &str) -> Self {
         self.authority = Some(authority_pem.to_owned());
         self
+    }
+
+    /// Reaches the relay through a proxy: a URL, with the password of the user in it if there is one.
+    #[must_use]
+    pub fn through(mut self, proxy: &str, password: Option<&str>) -> Self {
+        self.proxy_password = password.map(str::to_owned);
+        self.flag("--proxy", proxy)
     }
 
     /// Starts `relay-agent run`.
@@ -152,6 +160,9 @@ impl Plan {
         if let Some(pem) = &self.authority {
             fs::write(home.path().join("ca.pem"), pem).unwrap();
         }
+        if let Some(password) = &self.proxy_password {
+            fs::write(home.path().join("proxy-password"), password).unwrap();
+        }
         home
     }
 }
@@ -172,6 +183,7 @@ impl Agent {
             lines: String::new(),
             flags: Vec::new(),
             authority: None,
+            proxy_password: None,
         }
     }
 
@@ -181,9 +193,14 @@ impl Agent {
     }
 
     fn start(home: TempDir, mut command: Vec<String>) -> Self {
-        let authority = home.path().join("ca.pem");
-        if authority.exists() {
-            command.extend(["--ca".to_owned(), authority.display().to_string()]);
+        for (flag, name) in [
+            ("--ca", "ca.pem"),
+            ("--proxy-password-file", "proxy-password"),
+        ] {
+            let path = home.path().join(name);
+            if path.exists() {
+                command.extend([flag.to_owned(), path.display().to_string()]);
+            }
         }
         let process = spawn(&home, &command, 1);
         Self {
@@ -197,6 +214,21 @@ impl Agent {
     /// Kills it as `kill -9` does.
     pub fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Stops it in the middle of whatever it does (SIGSTOP), as a sleeping machine would.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// The memory it occupies, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
     }
 
     /// Starts it again with the same data and configuration.

@@ -36,6 +36,11 @@ pub async fn within<T>(
     }
 }
 
+/// Lets time pass, where time itself is what is tested: an outage, a sleep.
+pub async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// A moment, for whoever tries again.
 pub(crate) async fn pause() {
     tokio::time::sleep(LOOK).await;

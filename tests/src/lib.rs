@@ -31,7 +31,13 @@ pub mod api;
 
 pub mod agent;
 
+pub mod posting;
+
 pub mod network;
+
+pub mod proxy;
+
+pub mod seed;
 
 pub mod service;
 
@@ -47,11 +53,17 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Whether the full size of a test was asked for: minutes instead of seconds.
+pub fn is_full_size() -> bool {
+    std::env::var_os("HOOKFERRY_TEST_FULL").is_some()
+}
+
 pub use agent::Agent;
 pub use api::{Api, Journey, Source, Tenant};
-pub use eventually::{eventually, within};
+pub use eventually::{eventually, pass, within};
 pub use network::Network;
 pub use provider::{Connection, Provider, Request};
+pub use proxy::Proxy;
 pub use relay::Relay;
 pub use service::{Answer, Received, Service};
 pub use wire::Reply;

@@ -108,6 +108,23 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Stops it where it is (SIGSTOP); it can do nothing about that.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    /// The memory it occupies (`VmRSS` of proc(5)), in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let kib = self.status("VmRSS:");
+        let kib = kib.and_then(|text| text.strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or_default() * 1024
+    }
+
     /// Asks it to stop (SIGTERM), once it listens to that: a process that has only just been made
     /// would end at once, as any would.
     pub async fn terminate(&mut self) {
@@ -120,11 +137,16 @@ impl Process {
 
     /// Whether SIGTERM is among the signals it catches (`SigCgt` of proc(5)).
     fn handles_sigterm(&self) -> bool {
-        let status = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(status).unwrap_or_default();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let caught = self.status("SigCgt:");
+        let caught = caught.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
         caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+    }
+
+    /// What the system says about it: the value of one line of proc(5).
+    fn status(&self, name: &str) -> Option<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(value.trim().to_owned())
     }
 
     /// Waits until it has ended by itself, and returns the exit code.

@@ -240,6 +240,11 @@ impl Relay {
         self.process.kill9();
     }
 
+    /// The memory it occupies, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
+    }
+
     /// Starts it again, on the same data and the same ports; returns when it listens.
     pub async fn restart(&mut self) {
         assert!(!self.process.is_running(), "the relay still runs");

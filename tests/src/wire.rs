@@ -106,6 +106,37 @@ pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
 }
 
+impl Message {
+    /// The first line as its words.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
+        self.start.split(' ')
+    }
+
+    /// The bytes on the wire, as who has read all of it sends it on: fields that belong to one
+    /// connection are gone, and the length is told.
+    pub(crate) fn forwarded(&self) -> Vec<u8> {
+        const OF_THE_CONNECTION: [&str; 5] = [
+            "connection",
+            "upgrade",
+            "transfer-encoding",
+            "content-length",
+            "proxy-authorization",
+        ];
+        let mut bytes = format!("{}\r\n", self.start).into_bytes();
+        for (name, value) in &self.headers.0 {
+            if !OF_THE_CONNECTION
+                .iter()
+                .any(|one| name.eq_ignore_ascii_case(one))
+            {
+                bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+            }
+        }
+        bytes.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).into_bytes());
+        bytes.extend(&self.body);
+        bytes
+    }
+}
+
 /// Reads one message; `None` if the connection was closed before its first byte.
 pub(crate) async fn read(
     stream: &mut (impl AsyncBufRead + Unpin),
