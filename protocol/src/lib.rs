@@ -10,7 +10,8 @@
 //! - [`limits`]: every bound of the protocol, in one place;
 //! - [`frame`]: who may say what ([`frame::ToAgent`], [`frame::ToRelay`]);
 //! - [`codec`]: frames to bytes and back;
-//! - [`session`]: the two state machines, [`session::RelaySession`] and [`session::AgentSession`].
+//! - [`session`]: the two state machines, [`session::RelaySession`] and [`session::AgentSession`];
+//! - [`code`]: what can go wrong in either program, in words.
 
 pub mod id;
 
@@ -21,3 +22,5 @@ pub mod frame;
 pub mod codec;
 
 pub mod session;
+
+pub mod code;

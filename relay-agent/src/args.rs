@@ -43,8 +43,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Explain an error code
     Explain {
-        /// Such as E-TLS
-        code: String,
+        /// Such as E-TLS; all are listed without one
+        code: Option<String>,
     },
     /// Show the version
     Version,

@@ -13,7 +13,7 @@ use relay_agent::{
     explain::{self, Code, Exit, Failure},
     send,
     shutdown::Signals,
-    terminal::{Lines, Log, Screen, View, give_terminal_back},
+    terminal::{self, Lines, Log, Screen, View, give_terminal_back},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -52,10 +52,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Explain { code } => {
-            match explain::explain(&code) {
+            match explain::explain(code.as_deref(), terminal::width()) {
                 Ok(page) => print(&page),
-                Err(hint) => {
-                    let _ = writeln!(std::io::stderr(), "error: {hint}");
+                Err(unknown) => {
+                    let _ = writeln!(std::io::stderr(), "error: {unknown}");
                     std::process::exit(2);
                 }
             }

@@ -265,7 +265,7 @@ mod tests {
     fn answers_of_the_relay() {
         let problem = |code: &str| json!({"code": code, "title": "t", "detail": "d"}).to_string();
         let cases = [
-            (401, problem("E-UNAUTHORISED"), Code::TokenRejected),
+            (401, problem("E-UNAUTHORISED"), Code::Unauthorised),
             (403, problem("E-FORBIDDEN"), Code::Forbidden),
             (404, problem("E-NOT-FOUND"), Code::UnknownSource),
             (404, problem("E-SOURCE-UNKNOWN"), Code::NotARelay),

@@ -52,6 +52,8 @@ pub enum DialError {
     Status {
         /// The status.
         status: StatusCode,
+        /// Its code, if it is the answer of a relay.
+        code: Option<Code>,
         /// What it said, if it spoke in problem+json.
         detail: String,
         /// When it asks to be tried again.
@@ -76,12 +78,13 @@ impl DialError {
         let retry_after = header(header::RETRY_AFTER).and_then(parse_retry_after);
         let body = response.body().as_deref().unwrap_or_default();
         let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-        let detail = problem
-            .as_ref()
-            .and_then(|problem| problem.get("detail")?.as_str());
+        let text = |name| problem.as_ref()?.get(name)?.as_str();
+        let code = text("code").and_then(|code| code.parse().ok());
+        let title = code.map(Code::title).unwrap_or_default();
         Self::Status {
             status: response.status(),
-            detail: for_people(detail.unwrap_or_default()),
+            code,
+            detail: for_people(text("detail").unwrap_or(title)),
             retry_after,
         }
     }
@@ -100,17 +103,9 @@ impl DialError {
             Self::Dns { .. } => Code::Dns,
             Self::Connect(_) => Code::Connect,
             Self::Proxy { via, relay, source } => return source.failure(via, relay),
-            Self::Tls(error) => {
-                return with_tls_advice(Failure::new(Code::Tls, self.to_string()), error);
-            }
+            Self::Tls(error) => tls_code(error),
             Self::Slow(_) => Code::Upgrade,
-            Self::Status { status, .. } => match status.as_u16() {
-                401 => Code::TokenRejected,
-                403 => Code::Forbidden,
-                404 | 405 | 200..=299 => Code::NotARelay,
-                429 | 503 => Code::RelayBusy,
-                _ => Code::Upgrade,
-            },
+            Self::Status { status, code, .. } => status_code(*status, *code),
             Self::Upgrade(error) => match **error {
                 tungstenite::Error::Protocol(_) => Code::NotARelay,
                 _ => Code::Upgrade,
@@ -120,28 +115,39 @@ impl DialError {
     }
 }
 
-/// Adds what helps against this very TLS error.
-pub(super) fn with_tls_advice(failure: Failure, error: &io::Error) -> Failure {
+/// What an answer means. Only a relay's own words end an agent: a portal or a proxy in between may
+/// answer 401 today and be out of the way tomorrow.
+fn status_code(status: StatusCode, code: Option<Code>) -> Code {
+    match code {
+        Some(code) if code.exit() == Exit::NotAuthorised => return code,
+        // The relay got the request, but no longer as an upgrade.
+        Some(Code::Request) if status == StatusCode::UPGRADE_REQUIRED => return Code::Upgrade,
+        _ => {}
+    }
+    match status.as_u16() {
+        404 | 405 | 200..=299 => Code::NotARelay,
+        429 | 503 => Code::RelayBusy,
+        _ => Code::Upgrade,
+    }
+}
+
+/// What is wrong with TLS.
+pub(super) fn tls_code(error: &io::Error) -> Code {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let Some(rustls::Error::InvalidCertificate(reason)) = cause else {
-        return failure;
+        return Code::Tls;
     };
     match reason {
         // A CA that was renewed under its old name gives a bad signature.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => failure.fix(
-            "who signed the certificate is not known here. If a proxy of your network inspects TLS, get its CA \
-             certificate and give it with --ca-file or [tls] ca_file; if the CA is your own, the same",
-        ),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Code::TlsIssuer,
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            failure.fix("check the clock of this machine, then the dates of the certificate")
-        }
+        | CertificateError::NotValidYetContext { .. } => Code::TlsExpired,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            failure.fix("check the host name in the URL that was used: the certificate is for another one")
+            Code::TlsName
         }
-        _ => failure,
+        _ => Code::Tls,
     }
 }
 
@@ -149,7 +155,7 @@ pub(super) fn with_tls_advice(failure: Failure, error: &io::Error) -> Failure {
 pub(super) fn ended(close: &Close, refuse: Option<&Refuse>) -> Failure {
     let Some(refuse) = refuse else {
         let code = match close.code {
-            CloseCode::Unauthorised => Code::TokenRejected,
+            CloseCode::Unauthorised => Code::Unauthorised,
             CloseCode::Forbidden => Code::Forbidden,
             CloseCode::Busy => Code::RelayBusy,
             CloseCode::Normal
@@ -164,7 +170,7 @@ pub(super) fn ended(close: &Close, refuse: Option<&Refuse>) -> Failure {
         );
     };
     let code = match refuse.code {
-        RefuseCode::TokenRevoked => Code::TokenRejected,
+        RefuseCode::TokenRevoked => Code::TokenRevoked,
         RefuseCode::Forbidden => Code::Forbidden,
         RefuseCode::UnknownDestination => Code::UnknownDestination,
         RefuseCode::UnknownSource => Code::UnknownSource,
@@ -236,21 +242,27 @@ mod tests {
     #[test]
     fn answers_to_the_upgrade() {
         let cases = [
-            (401, Code::TokenRejected, true),
-            (403, Code::Forbidden, true),
-            (404, Code::NotARelay, false),
-            (200, Code::NotARelay, false),
-            (429, Code::RelayBusy, false),
-            (502, Code::Upgrade, false),
-            (503, Code::RelayBusy, false),
+            (401, "E-UNAUTHORISED", Code::Unauthorised, true),
+            (401, "E-TOKEN-REVOKED", Code::TokenRevoked, true),
+            (403, "E-FORBIDDEN", Code::Forbidden, true),
+            (426, "E-REQUEST", Code::Upgrade, false),
+            (401, "", Code::Upgrade, false),
+            (403, "", Code::Upgrade, false),
+            (404, "", Code::NotARelay, false),
+            (404, "E-NOT-FOUND", Code::NotARelay, false),
+            (200, "", Code::NotARelay, false),
+            (429, "E-OVERLOADED", Code::RelayBusy, false),
+            (502, "", Code::Upgrade, false),
+            (503, "E-SHUTTING-DOWN", Code::RelayBusy, false),
         ];
-        for (status, code, stops) in cases {
-            let failure = answered(status, &[], "").failure();
-            assert_eq!(
-                (failure.code, is_final(&failure)),
-                (code, stops),
-                "{status}"
-            );
+        for (status, problem, code, stops) in cases {
+            let body = match problem {
+                "" => "<html>".to_owned(),
+                problem => format!(r#"{{"code":"{problem}"}}"#),
+            };
+            let failure = answered(status, &[], &body).failure();
+            let found = (failure.code, is_final(&failure));
+            assert_eq!(found, (code, stops), "{status} {problem}");
         }
     }
 
@@ -298,6 +310,6 @@ mod tests {
             );
         }
         let close = Close::new(CloseCode::Unauthorised, "revoked");
-        assert_eq!(ended(&close, None).code, Code::TokenRejected);
+        assert_eq!(ended(&close, None).code, Code::Unauthorised);
     }
 }

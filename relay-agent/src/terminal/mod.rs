@@ -14,7 +14,7 @@ pub use lines::Lines;
 pub use log::Log;
 pub use screen::{Screen, give_terminal_back};
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use protocol::frame::Welcome;
 
@@ -36,6 +36,15 @@ pub trait View: Send {
 
     /// The state of the agent changed.
     fn news(&mut self, news: &News<'_>);
+}
+
+/// How wide texts for people are: as wide as the terminal, within reason.
+pub fn width() -> usize {
+    let terminal = std::io::stdout()
+        .is_terminal()
+        .then(terminal_size::terminal_size)
+        .flatten();
+    terminal.map_or(80, |(width, _)| usize::from(width.0).clamp(40, 100))
 }
 
 /// A change of state.

@@ -69,7 +69,7 @@ fn authenticate(parts: &Parts, state: &ApiState) -> Result<Arc<Token>, Problem> 
     let directory = state.tenancy.directory();
     directory
         .authenticate(text.trim(), state.tenancy.now())
-        .map_err(|_| unauthorised())
+        .map_err(Problem::from)
 }
 
 impl FromRequestParts<ApiState> for AgentCaller {

@@ -89,7 +89,7 @@ fn bearer(connection: &Connection) -> Result<HeaderValue, Failure> {
     let Some(path) = &connection.token_file else {
         let why =
             "name the file that holds your API token: --token-file FILE or HOOKFERRY_TOKEN_FILE";
-        return Err(Failure::coded(Code::Unauthorised, why));
+        return Err(Failure::coded(Code::TokenMissing, why));
     };
     let token = read_text(path)?;
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))

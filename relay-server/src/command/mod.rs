@@ -16,10 +16,12 @@ use std::{
     process::ExitCode,
 };
 
+use protocol::code::{Exit, UnknownCode};
+
 use crate::{
     args::{Command, ConfigCommand, Connection},
     config::{ConfigError, Loaded, Overrides},
-    problem::Code,
+    problem::{self, Code},
 };
 
 /// Why a command failed, and the exit code that says so.
@@ -33,6 +35,9 @@ pub enum Failure {
         /// What happened.
         text: String,
     },
+    /// A word on the command line that means nothing.
+    #[error("error: {0}")]
+    Usage(String),
     /// Any other failure.
     #[error("error: {0}")]
     Plain(String),
@@ -46,16 +51,12 @@ impl Failure {
         }
     }
 
-    /// 3 not authorised, 4 configuration, 5 relay not reachable, 1 anything else.
+    /// That of the code; 2 wrong usage, 1 anything else.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Coded { code, .. } => match code {
-                Code::Unauthorised | Code::Forbidden => 3,
-                Code::Config => 4,
-                Code::Unreachable => 5,
-                _ => 1,
-            },
-            Self::Plain(_) => 1,
+            Self::Coded { code, .. } => code.exit().code(),
+            Self::Usage(_) => 2,
+            Self::Plain(_) => Exit::Failure.code(),
         })
     }
 }
@@ -67,7 +68,7 @@ impl From<ConfigError> for Failure {
             text.push_str(": ");
             text.push_str(&cause.to_string());
         }
-        Self::coded(Code::Config, text)
+        Self::coded(error.code(), text)
     }
 }
 
@@ -75,7 +76,7 @@ impl From<ConfigError> for Failure {
 pub fn report(failure: &Failure) -> ExitCode {
     let mut text = format!("{failure}\n");
     if let Failure::Coded { code, .. } = failure {
-        text.push_str(&format!("  fix: {}\n", code.remedy()));
+        text.push_str(&format!("  fix: {}\n", code.fix()));
         text.push_str(&format!("  more: relay-server explain {code}\n"));
     }
     tell(&text);
@@ -147,23 +148,14 @@ fn show_config(path: Option<&Path>, overrides: &Overrides) -> Result<(), Failure
 
 fn explain(code: Option<&str>) -> Result<(), Failure> {
     let Some(text) = code else {
-        let mut table = output::Table::new(&["CODE", "STATUS", "MEANING"]);
-        for code in Code::ALL {
-            let status = code.status().as_u16().to_string();
-            table.row([code.to_string(), status, code.title().to_owned()]);
-        }
-        return print(table.to_string().as_bytes());
+        return print(format!("{}\n", Code::list()).as_bytes());
     };
-    let code: Code = text.parse().map_err(|error| {
-        Failure::Plain(format!("{error}; `relay-server explain` lists all codes"))
-    })?;
-    let text = format!(
-        "{code} ({}): {}\n\n{}\n",
-        code.status().as_u16(),
-        code.title(),
-        code.remedy()
-    );
-    print(text.as_bytes())
+    let code: Code = text
+        .parse()
+        .map_err(|unknown: UnknownCode| Failure::Usage(unknown.to_string()))?;
+    let status = problem::status(code).map(|status| ("HTTP status", status.as_str().to_owned()));
+    let page = code.page(&Vec::from_iter(status), output::width());
+    print(format!("{page}\n").as_bytes())
 }
 
 /// Writes data to standard output. Whoever stops reading early has read enough.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -11,6 +11,15 @@ use serde_json::Value;
 
 use super::{Failure, print, tell};
 use crate::args::{Connection, Output};
+
+/// How wide texts for people are: as wide as the terminal, within reason.
+pub(super) fn width() -> usize {
+    let terminal = std::io::stdout()
+        .is_terminal()
+        .then(terminal_size::terminal_size)
+        .flatten();
+    terminal.map_or(80, |(width, _)| usize::from(width.0).clamp(40, 100))
+}
 
 /// How the answer to a call is shown as text.
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 
 use std::{io, ops::Range, path::PathBuf};
 
+use protocol::code::Code;
+
 /// A configuration that cannot be used. The program ends with exit code 4.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -20,6 +22,8 @@ pub enum ConfigError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// What kind of mistake it is.
+        code: Code,
         /// What is wrong, in words.
         why: String,
     },
@@ -36,11 +40,30 @@ pub enum ConfigError {
     Together(String),
 }
 
+impl ConfigError {
+    /// Its code in the catalogue.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Read { .. } => Code::ConfigFile,
+            Self::File { code, .. } => *code,
+            Self::Setting { .. } | Self::Together(_) => Code::ConfigValue,
+        }
+    }
+}
+
 /// The line that an error is about, from 1.
 pub(super) fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
     let start = span.map_or(0, |span| span.start.min(text.len()));
     let before = text.as_bytes().get(..start).unwrap_or_default();
     1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Which mistake of a file a TOML error is.
+pub(super) fn code_of(error: &toml::de::Error) -> Code {
+    match error.message().starts_with("unknown field") {
+        true => Code::ConfigKey,
+        false => Code::ConfigSyntax,
+    }
 }
 
 /// Words for a TOML error; an unknown key gets the one that was probably meant.

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::{
     Config, ConfigError, KEYS, Key, Shape,
-    error::{explain, line_of},
+    error::{code_of, explain, line_of},
 };
 
 /// The file that is read if it exists and no other one is named.
@@ -130,6 +130,7 @@ impl Layers {
         let wrong = |error: toml::de::Error| ConfigError::File {
             path: path.to_owned(),
             line: line_of(&text, error.span()),
+            code: code_of(&error),
             why: explain(&error),
         };
         // Read as the whole configuration first: only that knows which keys and types are right.

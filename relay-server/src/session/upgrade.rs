@@ -96,7 +96,7 @@ fn authorise(context: &SessionContext, headers: &HeaderMap) -> Result<Authorised
         .authenticate(text.trim(), context.store.now())
         .map_err(|refusal| {
             info!(reason = %refusal, "refused a token of an agent");
-            Problem::new(Code::Unauthorised)
+            Problem::from(refusal)
         })?;
     let connects =
         token.kind == TokenKind::Agent && (token.may(Scope::Connect) || token.may(Scope::Listen));

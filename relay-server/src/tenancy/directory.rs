@@ -201,7 +201,7 @@ pub(super) fn open_secrets(source: &Source, key: &SecretKey) -> Result<Vec<Secre
     opened.collect()
 }
 
-/// Why a credential was not accepted. The peer learns no more than that it was not.
+/// Why a credential was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefusal {
     /// Mistyped, or no token at all.
@@ -359,7 +359,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`TokenRefusal`], for the log only: the peer is told 401, whichever it is.
+    /// [`TokenRefusal`]; the answer is 401, whichever it is.
     pub fn authenticate(&self, text: &str, now: Timestamp) -> Result<Arc<Token>, TokenRefusal> {
         let text: TokenText = text.parse().map_err(|_| TokenRefusal::Malformed)?;
         let hash = text.hash();

@@ -419,7 +419,7 @@ async fn a_service_that_is_not_there_is_told_as_such() {
 async fn a_rejected_token_ends_the_agent() {
     let (relay, service) = (Relay::start().await, Service::start(200).await);
     let agent = Running::start(ci(&relay, &service)).await;
-    let body = r#"{"detail":"no such token"}"#;
+    let body = r#"{"code":"E-UNAUTHORISED","detail":"no such token"}"#;
     let length = body.len();
     relay
         .reject(&format!(

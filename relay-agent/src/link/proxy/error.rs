@@ -111,10 +111,13 @@ impl ProxyError {
             .fix(format!(
                 "ask who runs the proxy to allow CONNECT to {relay}; or set {directly}"
             )),
-            Self::Tls(error) => super::super::error::with_tls_advice(
-                Failure::new(Code::Proxy, format!("the proxy {proxy}: {self}")),
-                error,
-            ),
+            Self::Tls(error) => {
+                let failure = Failure::new(Code::Proxy, format!("the proxy {proxy}: {self}"));
+                match super::super::error::tls_code(error) {
+                    Code::Tls => failure,
+                    code => failure.fix(code.fix()),
+                }
+            }
             Self::Dns(_)
             | Self::Connect(_)
             | Self::Silent
