@@ -60,6 +60,16 @@ pub enum Command {
     Events(ForRelay<EventsCommand>),
     /// List deliveries and their attempts.
     Deliveries(ForRelay<DeliveriesCommand>),
+    /// Look at the data on this machine's disk, and mend it.
+    Store(StoreArgs),
+    /// Copy the data to a file, also while a relay runs on it.
+    #[command(
+        after_help = "The key file is not in it: back that up apart. To compress or to send it elsewhere:\n  \
+        relay-server backup - | zstd | ssh backup.example.com 'cat > hookferry.tar.zst'"
+    )]
+    Backup(BackupArgs),
+    /// Make a data directory of a backup.
+    Restore(RestoreArgs),
     /// Check the signature of a recorded request.
     Verify(VerifyArgs),
     /// Explain an error code.
@@ -92,6 +102,62 @@ pub struct InitArgs {
     /// Write the operator's token to a new file, readable for you alone, instead of printing it.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+/// Which data, and how to show what was found.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Where the data is [default: data_dir of the configuration, /var/lib/hookferry].
+    #[arg(long, global = true, value_name = "DIR", env = "HOOKFERRY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// How answers are shown.
+    #[arg(short, long, global = true, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// Look at the data, and mend it.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Which data.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+/// Look at the data, and mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything and compare checksums; a relay may run meanwhile. Exit code 1 if anything is damaged.
+    Check,
+    /// Show how much is stored, and in what; a relay may run meanwhile.
+    Stats,
+    /// Copy what can be read out of damaged files, note what is lost, and set the files aside. Stop the relay first.
+    Repair,
+    /// Make the lists anew from the journal. Stop the relay first.
+    Rebuild,
+}
+
+/// Copy the data.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The file to write, which must not exist; `-` is standard output.
+    pub file: PathBuf,
+    /// Which data.
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+/// Bring a copy back.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup; `-` is standard input.
+    pub file: PathBuf,
+    /// Into which directory: missing, or empty but for the key file.
+    #[command(flatten)]
+    pub data: DataArgs,
 }
 
 /// Look at the configuration.

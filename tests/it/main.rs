@@ -23,6 +23,8 @@ mod screen;
 
 mod admin;
 
+mod upkeep;
+
 mod providers;
 
 mod faults;

@@ -8,6 +8,8 @@ mod output;
 
 mod init;
 
+mod upkeep;
+
 pub use init::run as init;
 
 use std::{
@@ -107,6 +109,9 @@ pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
             ConfigCommand::Check(args) => check_config(config, &args.overrides),
             ConfigCommand::Show(args) => show_config(config, &args.overrides),
         },
+        Command::Store(args) => upkeep::store(&args, config),
+        Command::Backup(args) => upkeep::back_up(&args, config),
+        Command::Restore(args) => upkeep::restore(&args, config),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Version => {
             print(concat!("relay-server ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())

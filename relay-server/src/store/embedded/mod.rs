@@ -30,6 +30,8 @@ mod replay;
 
 mod queries;
 
+pub mod upkeep;
+
 #[cfg(test)]
 mod tests;
 

@@ -25,7 +25,7 @@ use super::{
         payload::End,
         record::Kind,
         recovery::{self, Damage, Recovered},
-        segment::SegmentError,
+        segment::{Segment, SegmentError},
         space::Space,
         writer::Writer,
     },
@@ -84,7 +84,7 @@ impl From<SegmentError> for OpenError {
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { path, source }
 }
@@ -250,14 +250,28 @@ fn catch_up(path: &Path, recovered: &Recovered) -> Result<(Projector, Vec<Damage
         projector = projection::open(path)?;
     }
     secret_file(path)?;
+    let mut replayed = 0;
+    let damages = bring_up_to_date(&mut projector, &recovered.segments, |changes| {
+        replayed += changes;
+    })?;
+    // Batches and lost records are not changes: questions wait for numbers, so pass them too.
+    projector.skip_to(recovered.next_seq - 1)?;
+    info!(replayed, "the projection is up to date");
+    Ok((projector, damages))
+}
+
+/// Applies what segments have beyond a projection; `progress` hears how many changes each step had.
+pub(super) fn bring_up_to_date(
+    projector: &mut Projector,
+    segments: &[Segment],
+    mut progress: impl FnMut(u64),
+) -> Result<Vec<Damage>, OpenError> {
     let applied = projector.applied();
-    let segments = &recovered.segments;
     let first = segments
         .iter()
         .rposition(|segment| segment.first_seq.is_some_and(|first| first <= applied + 1))
         .unwrap_or(0);
     let mut damages = Vec::new();
-    let mut replayed = 0;
     for (at, segment) in segments.iter().enumerate().skip(first) {
         let next_first_seq = segments.get(at + 1).and_then(|next| next.first_seq);
         let mut changes = Vec::new();
@@ -265,7 +279,7 @@ fn catch_up(path: &Path, recovered: &Recovered) -> Result<(Projector, Vec<Damage
         damages.extend(recovery::replay(segment, next_first_seq, |record| {
             changes.extend(Change::from_record(&record));
             if changes.len() >= REPLAY_BATCH && failed.is_none() {
-                replayed += changes.len();
+                progress(changes.len() as u64);
                 failed = projector.apply(&changes).err();
                 changes.clear();
             }
@@ -273,13 +287,10 @@ fn catch_up(path: &Path, recovered: &Recovered) -> Result<(Projector, Vec<Damage
         if let Some(error) = failed {
             return Err(error.into());
         }
-        replayed += changes.len();
+        progress(changes.len() as u64);
         projector.apply(&changes)?;
     }
-    // Batches and lost records are not changes: questions wait for numbers, so pass them too.
-    projector.skip_to(recovered.next_seq - 1)?;
-    info!(replayed, "the projection is up to date");
-    Ok((projector, damages))
+    Ok(damages)
 }
 
 /// Remembers provider ids as they were remembered before.

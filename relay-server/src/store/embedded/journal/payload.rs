@@ -75,6 +75,13 @@ pub(crate) struct EndDestination {
     pub(crate) reason: EndReason,
 }
 
+/// Records that stood here and are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// How many sequence numbers they had.
+    pub(crate) count: u64,
+}
+
 /// The end of a source's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ForgetSource {
@@ -527,5 +534,18 @@ impl ForgetSource {
             tenant: TenantId::from_u128(from.u128()?),
             source: SourceId::from_u128(from.u128()?),
         })
+    }
+}
+
+impl Lost {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(9);
+        to.put_u64_le(self.count);
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self { count: from.u64()? })
     }
 }

@@ -31,9 +31,27 @@ pub(crate) enum Kind {
     ForgetSource = 8,
     /// An event's payload was overwritten.
     Erase = 9,
+    /// Records that are lost stood here, says a repair.
+    Lost = 10,
 }
 
 impl Kind {
+    /// The name in reports.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Accept => "accept",
+            Self::Settle => "settle",
+            Self::Reopen => "reopen",
+            Self::Deliver => "deliver",
+            Self::End => "end",
+            Self::EndDestination => "end_destination",
+            Self::ForgetSource => "forget_source",
+            Self::Erase => "erase",
+            Self::Lost => "lost",
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Batch,
@@ -45,6 +63,7 @@ impl Kind {
             7 => Self::EndDestination,
             8 => Self::ForgetSource,
             9 => Self::Erase,
+            10 => Self::Lost,
             _ => return None,
         })
     }

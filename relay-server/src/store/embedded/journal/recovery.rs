@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     fs::JournalFs,
-    payload::Accept,
+    payload::{Accept, Lost},
     record::{self, Kind},
     segment::{self, Bad, DATA_AT, Found, OPENED_AT, Segment, SegmentError},
 };
@@ -27,6 +27,8 @@ pub(crate) struct Damage {
     pub(crate) first: u64,
     /// The first sequence after it that is not lost.
     pub(crate) next: u64,
+    /// A repair has written down that they are lost.
+    pub(crate) is_known: bool,
 }
 
 /// A journal ready to go on.
@@ -40,10 +42,12 @@ pub(crate) struct Recovered {
     pub(crate) next_seq: u64,
 }
 
-/// How many sequence numbers a record takes: one, or one per delivery that it creates.
+/// How many sequence numbers a record takes: one, one per delivery that it creates, or as many as are
+/// lost.
 pub(crate) fn numbers(kind: Kind, payload: &Bytes) -> u64 {
     match kind {
         Kind::Accept => Accept::decode(payload).map_or(1, |accept| accept.numbers()),
+        Kind::Lost => Lost::decode(payload).map_or(1, |lost| lost.count),
         _ => 1,
     }
 }
@@ -230,6 +234,17 @@ pub(crate) fn replay(
             damages.push(damage(segment, &mut bad, found.offset, expected, seq));
         }
         expected = seq + numbers(found.header.kind, &found.payload);
+        if found.header.kind == Kind::Lost {
+            damages.push(Damage {
+                segment: segment.number,
+                offset: found.offset,
+                bytes: 0,
+                first: seq,
+                next: expected,
+                is_known: true,
+            });
+            continue;
+        }
         let segment = segment.number;
         each(Replayed { segment, found });
     }
@@ -238,13 +253,13 @@ pub(crate) fn replay(
     {
         damages.push(damage(segment, &mut bad, u64::MAX, expected, end));
     }
-    for damage in &damages {
+    for damage in damages.iter().filter(|damage| !damage.is_known) {
         error!(
             segment = damage.segment,
             offset = damage.offset,
             bytes = damage.bytes,
             records = damage.next - damage.first,
-            "the journal is damaged: these records are lost; restore them from a backup"
+            "the journal is damaged: these records are lost; `relay-server store check` says more"
         );
     }
     Ok(damages)
@@ -271,5 +286,6 @@ fn damage(
         bytes: range.map_or(0, |range| range.bytes),
         first,
         next,
+        is_known: false,
     }
 }

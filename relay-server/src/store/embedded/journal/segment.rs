@@ -53,7 +53,7 @@ pub(crate) enum SegmentError {
     #[error("segment {0}: {1}")]
     Io(u32, #[source] io::Error),
     /// Not what was written.
-    #[error("segment {0} has a damaged header")]
+    #[error("segment {0} has a damaged header; stop the relay and run `relay-server store repair`")]
     Damaged(u32),
     /// Another program's.
     #[error("segment {number} has format {format}, and this program knows {FORMAT}")]

@@ -90,7 +90,7 @@ impl Change {
     pub(crate) fn from_record(replayed: &Replayed) -> Option<Self> {
         let payload = &replayed.found.payload;
         let what = match replayed.found.header.kind {
-            Kind::Batch | Kind::Erase => return None,
+            Kind::Batch | Kind::Erase | Kind::Lost => return None,
             Kind::Accept => {
                 let accept = Accept::decode(payload)?;
                 let position = Position {

@@ -8,7 +8,7 @@ pub(crate) mod apply;
 pub(crate) mod queries;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -78,6 +78,34 @@ pub(crate) fn open(path: &Path) -> rusqlite::Result<Projector> {
     })
 }
 
+/// How far a projection in a file is, if it can be used. Reads only.
+pub(crate) fn applied_in(path: &Path) -> Option<u64> {
+    let connection = schema::open_reader(path).ok()?;
+    let version: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .ok()?;
+    (version == schema::VERSION).then_some(())?;
+    let applied = connection.query_row("SELECT seq FROM position", [], |row| row.get(0));
+    applied.ok()
+}
+
+/// Notes where events are now, by sequence number. A projection that cannot be used is left to the
+/// next start, which rebuilds it.
+pub(crate) fn move_events(path: &Path, moved: &HashMap<u64, i64>) -> rusqlite::Result<()> {
+    if applied_in(path).is_none() {
+        return Ok(());
+    }
+    let mut connection = schema::open_writer(path)?;
+    let transaction = connection.transaction()?;
+    {
+        let mut update = transaction.prepare("UPDATE events SET position = ?2 WHERE seq = ?1")?;
+        for (seq, position) in moved {
+            update.execute([i64::try_from(*seq).unwrap_or(i64::MAX), *position])?;
+        }
+    }
+    transaction.commit()
+}
+
 /// Throws a projection away.
 pub(crate) fn remove(path: &Path) {
     schema::remove(path);
@@ -120,10 +148,15 @@ impl Projector {
                 }
             }
         }
-        if let Err(cause) = self
+        self.finish();
+    }
+
+    /// Folds the log into the file.
+    pub(crate) fn finish(self) {
+        let folded = self
             .connection
-            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
-        {
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        if let Err(cause) = folded {
             error!(%cause, "could not fold the projection's log");
         }
     }
