@@ -8,7 +8,7 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptReport, EndReason, Event, Verdict},
+    lifecycle::{AttemptReport, EndReason, Event, OrderKey, Verdict},
 };
 
 /// A destination with its tenant: every call of the store is scoped by tenant.
@@ -32,16 +32,18 @@ pub struct NewEvent {
 }
 
 /// A delivery to create.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDelivery {
     /// Its name.
     pub id: DeliveryId,
     /// Where it goes.
     pub destination: DestinationId,
+    /// What it is ordered by, if it is: see [`Order::key_of`](crate::lifecycle::Order::key_of).
+    pub order: Option<OrderKey>,
 }
 
 /// A stored event to deliver again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
     /// Whose it is.
     pub tenant: TenantId,

@@ -159,7 +159,7 @@ impl Inner {
         for row in &mut earlier {
             row.superseded_by.get_or_insert(new.delivery.id);
         }
-        self.add(&event, new.delivery, Some(new.replay), now);
+        self.add(&event, new.delivery.clone(), Some(new.replay), now);
         Replayed::Owed
     }
 
@@ -317,11 +317,11 @@ impl Events for Memory {
         let seq = inner.next();
         inner.events.insert(seq, event.clone());
         for delivery in new.deliveries {
-            inner.add(&event, delivery, None, now);
             self.due.mark([DestinationKey {
                 tenant: event.tenant,
                 destination: delivery.destination,
             }]);
+            inner.add(&event, delivery, None, now);
         }
         Ok(Appended::New)
     }

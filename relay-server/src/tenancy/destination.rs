@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 
 use super::{Invalid, Name, Revision};
-use crate::lifecycle::RetryPolicy;
+use crate::lifecycle::{OnDead, Order, RetryPolicy};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_mins(15);
@@ -36,6 +36,10 @@ pub struct DestinationPolicy {
     pub timeout: Duration,
     /// When a failed attempt is repeated.
     pub retry: RetryPolicy,
+    /// In which order deliveries are made. A change counts for what is accepted from then on.
+    pub order: Order,
+    /// What happens to a key when the delivery at its head ends dead.
+    pub on_dead: OnDead,
 }
 
 impl Default for DestinationPolicy {
@@ -43,6 +47,8 @@ impl Default for DestinationPolicy {
         Self {
             timeout: TIMEOUT_DEFAULT,
             retry: RetryPolicy::default(),
+            order: Order::None,
+            on_dead: OnDead::Continue,
         }
     }
 }
@@ -80,6 +86,10 @@ impl DestinationPolicy {
         if retry.schedule_ms.len() > SCHEDULE_MAX || retry.schedule_ms.iter().any(too_late) {
             let why = format!("at most {SCHEDULE_MAX} waits of at most 90 days");
             return Err(Invalid::new("retry.schedule_ms", why));
+        }
+        if self.on_dead == OnDead::Park && !self.order.is_ordered() {
+            let why = "park needs an order: what is not ordered has no keys to stop";
+            return Err(Invalid::new("on_dead", why));
         }
         Ok(())
     }
@@ -140,5 +150,11 @@ mod tests {
             Err("retry.schedule_ms"),
         );
         check(|p| p.retry.schedule_ms = vec![1; 100], Ok(()));
+        check(|p| p.on_dead = OnDead::Park, Err("on_dead"));
+        let park = |p: &mut DestinationPolicy| {
+            p.order = Order::Fifo;
+            p.on_dead = OnDead::Park;
+        };
+        check(park, Ok(()));
     }
 }

@@ -186,6 +186,7 @@ impl Stage {
             .map(|queue| NewDelivery {
                 id: DeliveryId::from_u128(self.fresh()),
                 destination: queue.destination,
+                order: None,
             })
             .collect();
         NewEvent {

@@ -406,5 +406,6 @@ fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Positi
         first_attempt_at: None,
         due: Timestamp(0),
         replay: None,
+        order: delivery.order.as_ref().map(|order| order.digest),
     }
 }

@@ -16,7 +16,7 @@ use protocol::id::{DeliveryId, EventId, ReplayId, TenantId};
 use super::journal::{Position, payload::DeliveryRef};
 use crate::{
     clock::Timestamp,
-    lifecycle::{Event, Verdict},
+    lifecycle::{Event, KeyDigest, Verdict},
     store::{Adopted, DestinationKey, Held, LeaseInfo, LeaseToken, Settled, Want},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Owed {
     pub(crate) due: Timestamp,
     /// What asked for it, if it is a replay.
     pub(crate) replay: Option<ReplayId>,
+    /// The key that it waits its turn with, if it is ordered.
+    pub(crate) order: Option<KeyDigest>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,8 @@ use protocol::{
 use crate::{
     clock::Timestamp,
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, Verdict, Verification,
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey, Verdict,
+        Verification,
     },
     store::{DestinationKey, NewDelivery},
 };
@@ -49,7 +50,7 @@ pub(crate) struct Settle {
 }
 
 /// A delivery of a stored event: a replay, or a dead one that is owed again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Requeue {
     pub(crate) key: DestinationKey,
     pub(crate) id: DeliveryId,
@@ -59,6 +60,8 @@ pub(crate) struct Requeue {
     pub(crate) event_seq: u64,
     /// What asked for a new one; none reopened it.
     pub(crate) replay: Option<ReplayId>,
+    /// What a new one is ordered by; a reopened one keeps its key.
+    pub(crate) order: Option<OrderKey>,
 }
 
 /// The end of one delivery.
@@ -123,6 +126,14 @@ fn put_headers(buffer: &mut BytesMut, headers: &Headers) {
     for (name, value) in &headers.0 {
         put_bytes(buffer, name);
         put_bytes(buffer, value);
+    }
+}
+
+fn put_order(buffer: &mut BytesMut, order: Option<&OrderKey>) {
+    buffer.put_u8(u8::from(order.is_some()));
+    if let Some(order) = order {
+        buffer.put_u64_le(order.digest.0);
+        put_bytes(buffer, order.text.as_bytes());
     }
 }
 
@@ -210,6 +221,17 @@ impl Reader {
         })
     }
 
+    fn order(&mut self) -> Option<Option<OrderKey>> {
+        Some(match self.u8()? {
+            0 => None,
+            1 => Some(OrderKey {
+                digest: KeyDigest(self.u64()?),
+                text: self.text()?.into(),
+            }),
+            _ => return None,
+        })
+    }
+
     fn remote(&mut self) -> Option<Option<IpAddr>> {
         Some(match self.u8()? {
             0 => None,
@@ -227,8 +249,13 @@ impl Accept {
         let heads = event.headers.bytes_len() + event.headers.0.len() * 8;
         let optional = event.event_type.as_ref().map_or(0, String::len)
             + event.provider_id.as_ref().map_or(0, String::len);
-        let capacity =
-            160 + texts + heads + optional + event.body.len() + self.deliveries.len() * 32;
+        let keys = self
+            .deliveries
+            .iter()
+            .filter_map(|delivery| delivery.order.as_ref());
+        let keys: usize = keys.map(|key| 12 + key.text.len()).sum();
+        let deliveries = self.deliveries.len() * 33 + keys;
+        let capacity = 160 + texts + heads + optional + event.body.len() + deliveries;
         let mut to = start(capacity);
         to.put_u128_le(event.id.as_u128());
         to.put_u128_le(event.tenant.as_u128());
@@ -243,6 +270,7 @@ impl Accept {
         for delivery in &self.deliveries {
             to.put_u128_le(delivery.id.as_u128());
             to.put_u128_le(delivery.destination.as_u128());
+            put_order(&mut to, delivery.order.as_ref());
         }
         put_bytes(&mut to, event.method.as_bytes());
         put_bytes(&mut to, event.target.as_bytes());
@@ -275,7 +303,7 @@ impl Accept {
         let received_at = from.time()?;
         let remembered_until = from.time()?;
         let count = from.u32()? as usize;
-        if count > from.0.len() / 32 {
+        if count > from.0.len() / 33 {
             return None;
         }
         let mut deliveries = Vec::with_capacity(count);
@@ -283,6 +311,7 @@ impl Accept {
             deliveries.push(NewDelivery {
                 id: DeliveryId::from_u128(from.u128()?),
                 destination: DestinationId::from_u128(from.u128()?),
+                order: from.order()?,
             });
         }
         let method = from.text()?;
@@ -450,6 +479,7 @@ impl Requeue {
         to.put_u64_le(self.event_seq);
         to.put_u8(u8::from(self.replay.is_some()));
         to.put_u128_le(self.replay.map_or(0, ReplayId::as_u128));
+        put_order(&mut to, self.order.as_ref());
         to.freeze()
     }
 
@@ -462,9 +492,11 @@ impl Requeue {
             event: EventId::from_u128(from.u128()?),
             event_seq: from.u64()?,
             replay: None,
+            order: None,
         };
         let is_replay = from.u8()? != 0;
         requeue.replay = Some(ReplayId::from_u128(from.u128()?)).filter(|_| is_replay);
+        requeue.order = from.order()?;
         Some(requeue)
     }
 }

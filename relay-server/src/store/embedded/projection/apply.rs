@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::schema::DEAD;
 use crate::{
     clock::Timestamp,
-    lifecycle::{DeliveryState, Event, Verdict},
+    lifecycle::{DeliveryState, Event, OrderKey, Verdict},
     store::{
         DestinationKey, NewDelivery,
         embedded::journal::{
@@ -141,10 +141,16 @@ struct Row {
     reason: Option<&'static str>,
     replay: Option<ReplayId>,
     superseded_by: Option<DeliveryId>,
+    order: Option<OrderKey>,
 }
 
 impl Row {
-    fn new(change: &Change, delivery: DeliveryRef, event_seq: u64) -> Self {
+    fn new(
+        change: &Change,
+        delivery: DeliveryRef,
+        event_seq: u64,
+        order: Option<OrderKey>,
+    ) -> Self {
         Self {
             delivery,
             event_seq,
@@ -156,6 +162,7 @@ impl Row {
             reason: None,
             replay: None,
             superseded_by: None,
+            order,
         }
     }
 }
@@ -241,19 +248,19 @@ impl Batch<'_> {
                 accepted.body_bytes,
                 accepted.position.pack(),
             ])?;
-        for (seq, delivery) in (change.seq..).zip(&accepted.deliveries) {
+        for (seq, new) in (change.seq..).zip(&accepted.deliveries) {
             let key = DestinationKey {
                 tenant: accepted.tenant,
-                destination: delivery.destination,
+                destination: new.destination,
             };
             let delivery = DeliveryRef {
                 key,
-                id: delivery.id,
+                id: new.id,
                 seq,
                 place: seq,
             };
-            self.fresh
-                .insert(seq, Row::new(change, delivery, change.seq));
+            let row = Row::new(change, delivery, change.seq, new.order.clone());
+            self.fresh.insert(seq, row);
         }
         Ok(())
     }
@@ -372,7 +379,8 @@ impl Batch<'_> {
                 seq: change.seq,
                 place: change.seq,
             };
-            let mut row = Row::new(change, delivery, requeue.event_seq);
+            let order = requeue.order.clone();
+            let mut row = Row::new(change, delivery, requeue.event_seq, order);
             row.replay = requeue.replay;
             self.fresh.insert(change.seq, row);
             let place = (requeue.event_seq, requeue.key.destination);
@@ -472,7 +480,7 @@ impl Batch<'_> {
             self.transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO deliveries
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
                 )?
                 .execute(params![
                     seq,
@@ -489,6 +497,8 @@ impl Batch<'_> {
                     row.reason,
                     row.replay.map(ReplayId::as_u128).map(blob),
                     row.superseded_by.map(DeliveryId::as_u128).map(blob),
+                    row.order.as_ref().map(|order| order.digest.0.cast_signed()),
+                    row.order.as_ref().map(|order| &*order.text),
                 ])?;
             if row.state.is_open() {
                 self.insert_pending(destination, row.delivery.place, seq, row.due.0)?;

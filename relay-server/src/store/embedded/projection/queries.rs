@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::DeliveryState,
+    lifecycle::{DeliveryState, KeyDigest},
     store::{
         AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventFilter,
         EventSummary, Page,
@@ -360,6 +360,9 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
             .map(Timestamp),
         due: time(row, "due")?,
         replay: optional_id(row, "replay")?.map(ReplayId::from_u128),
+        order: row
+            .get::<_, Option<i64>>("order_key")?
+            .map(|digest| KeyDigest(digest.cast_unsigned())),
     })
 }
 

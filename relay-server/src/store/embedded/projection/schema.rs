@@ -27,7 +27,8 @@ CREATE TABLE deliveries (
   seq INTEGER PRIMARY KEY, id BLOB NOT NULL, event_seq INTEGER NOT NULL, tenant BLOB NOT NULL,
   destination BLOB NOT NULL, place INTEGER NOT NULL, state INTEGER NOT NULL,
   attempts INTEGER NOT NULL, first_attempt_at INTEGER, due INTEGER NOT NULL,
-  updated_at INTEGER NOT NULL, reason TEXT, replay BLOB, superseded_by BLOB) STRICT;
+  updated_at INTEGER NOT NULL, reason TEXT, replay BLOB, superseded_by BLOB,
+  order_key INTEGER, order_text TEXT) STRICT;
 CREATE INDEX deliveries_by_id ON deliveries (id);
 CREATE INDEX deliveries_by_event ON deliveries (event_seq);
 CREATE INDEX deliveries_by_tenant ON deliveries (tenant, seq);
