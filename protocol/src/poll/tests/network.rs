@@ -24,7 +24,7 @@ const HOLD: u64 = 6;
 /// What travels, and when it arrives.
 struct Travelling<T> {
     at: u64,
-    /// The request of an agent it is, or answers. An agent that has asked again hears no earlier answer.
+    /// The request of an agent it is, or answers.
     exchange: u64,
     what: T,
 }
@@ -221,7 +221,9 @@ impl World {
                 self.up.exchange = None;
             } else if self.poll.exchange == Some(exchange) {
                 self.poll.exchange = None;
-            } else {
+            } else if self.dice.roll(2) == 0 {
+                // An answer to an earlier request: usually nobody hears it, and if somebody does,
+                // nothing comes of it.
                 continue;
             }
             match Answer::decode(what).unwrap() {
