@@ -59,6 +59,10 @@ impl Waiting {
         self.frames.is_empty()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether less than a batch waits, so that one more frame may be pushed.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < BATCH_BYTES_MAX

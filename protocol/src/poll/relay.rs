@@ -15,6 +15,7 @@ pub struct RelayPipe {
     /// The number of the last upward batch that was taken.
     taken: u64,
     arrived: VecDeque<Bytes>,
+    arrived_bytes: usize,
     agent_closed: Option<Farewell>,
     waiting: Waiting,
     /// The number of the last downward batch that was made.
@@ -68,6 +69,7 @@ impl RelayPipe {
     /// Takes the next upward batch.
     pub fn take(&mut self, frames: Vec<Bytes>, close: Option<Farewell>) {
         self.taken += 1;
+        self.arrived_bytes += frames.iter().map(Bytes::len).sum::<usize>();
         self.arrived.extend(frames);
         self.agent_closed = close;
     }
@@ -79,7 +81,20 @@ impl RelayPipe {
 
     /// The next frame that arrived.
     pub fn read(&mut self) -> Option<Bytes> {
-        self.arrived.pop_front()
+        let frame = self.arrived.pop_front()?;
+        self.arrived_bytes -= frame.len();
+        Some(frame)
+    }
+
+    /// Bytes of all frames it holds, in both directions.
+    pub fn held_bytes(&self) -> usize {
+        let unacknowledged = self.unacknowledged.as_ref().map_or(0, Bytes::len);
+        self.arrived_bytes + self.waiting.bytes() + unacknowledged
+    }
+
+    /// Whether nothing waits for a poll.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Whether the last upward batch was taken, and how the agent closed.
@@ -105,6 +120,7 @@ impl RelayPipe {
             self.is_ended = true;
             self.farewell = Some(farewell);
             self.arrived.clear();
+            self.arrived_bytes = 0;
         }
     }
 
@@ -113,8 +129,20 @@ impl RelayPipe {
         self.is_ended && self.farewell.is_none()
     }
 
+    /// Whether there is nothing to come any more.
+    pub fn is_over(&self) -> bool {
+        self.is_said() && self.unacknowledged.is_none()
+    }
+
+    /// The agent broke the rules: nothing more of it is read.
+    pub fn abandon(&mut self, farewell: Farewell) {
+        self.agent_closed.get_or_insert(farewell);
+    }
+
     /// Forgets all there was still to say.
     pub fn clear(&mut self) {
+        self.is_ended = true;
+        self.farewell = None;
         self.waiting.clear();
         self.unacknowledged = None;
     }
