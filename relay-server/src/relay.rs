@@ -271,7 +271,7 @@ fn policies(tenancy: &Arc<Tenancy>) -> Box<crate::settle::Policies> {
     Box::new(move |key: DestinationKey| {
         let directory = tenancy.directory();
         let destination = directory.destination(key.tenant, key.destination)?;
-        Some(destination.policy.retry.clone())
+        Some(destination.policy.judge())
     })
 }
 

@@ -8,7 +8,7 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptReport, EndReason, Event, OrderKey, Verdict},
+    lifecycle::{AttemptReport, EndReason, Event, OrderKey, Spent, Verdict},
 };
 
 /// A destination with its tenant: every call of the store is scoped by tenant.
@@ -140,8 +140,10 @@ pub struct LeaseInfo {
     pub event: EventId,
     /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// When the first attempt of this delivery was handed out.
-    pub first_attempt_at: Timestamp,
+    /// When it was handed out for this attempt.
+    pub leased_at: Timestamp,
+    /// What earlier attempts have used up of the policy's limits.
+    pub spent: Spent,
     /// What asked for the delivery, if it is a replay.
     pub replay: Option<ReplayId>,
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{OnDead, Order, RetryPolicy},
+    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec},
     store::{Resource, ResourceKind, StoreError},
     verify::RuleSpec,
 };
@@ -265,6 +265,8 @@ struct DestinationDocument {
     #[serde(default)]
     retry: RetryPolicy,
     #[serde(default)]
+    status: StatusSpec,
+    #[serde(default)]
     order: Order,
     #[serde(default)]
     on_dead: OnDead,
@@ -285,6 +287,7 @@ impl Stored for Destination {
         to_json(&DestinationDocument {
             timeout_ms: millis(self.policy.timeout),
             retry: self.policy.retry.clone(),
+            status: self.policy.status.spec().clone(),
             order: self.policy.order.clone(),
             on_dead: self.policy.on_dead,
             expiring: self
@@ -303,6 +306,7 @@ impl Stored for Destination {
             policy: DestinationPolicy {
                 timeout: Duration::from_millis(document.timeout_ms),
                 retry: document.retry,
+                status: document.status.compile().ok()?,
                 order: document.order,
                 on_dead: document.on_dead,
             },
@@ -431,7 +435,7 @@ mod tests {
         );
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(
-            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"order":"key:/id","on_dead":"park","expiring":
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park","expiring":
                 {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
         );
         check::<Route>(

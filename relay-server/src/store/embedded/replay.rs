@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::DeliveryState,
+    lifecycle::{DeliveryState, Spent},
     store::{DestinationKey, Replay, Replayed, StoreError},
 };
 
@@ -76,7 +76,7 @@ impl Core {
         mut owed: Owed,
         event_seq: u64,
     ) -> Result<Answer, StoreError> {
-        owed.first_attempt_at = None;
+        owed.spent = Spent::default();
         owed.due = Timestamp(0);
         let requeue = Requeue {
             key: owed.delivery.key,
@@ -161,7 +161,7 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
         position: known.position,
         body_bytes: known.body_bytes,
         attempts: 0,
-        first_attempt_at: None,
+        spent: Spent::default(),
         due: Timestamp(0),
         replay: Some(new.replay),
         order: new.delivery.order.as_ref().map(|order| order.digest),

@@ -12,13 +12,13 @@ use protocol::{
 use crate::{
     clock::Timestamp,
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey, Verdict,
-        Verification,
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey, Spent,
+        Verdict, Verification,
     },
     store::{DestinationKey, NewDelivery},
 };
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 4;
 
 /// An accepted event with what is owed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,6 @@ pub(crate) struct DeliveryRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settle {
     pub(crate) delivery: DeliveryRef,
-    pub(crate) first_attempt_at: Timestamp,
     pub(crate) attempt: AttemptReport,
     pub(crate) verdict: Verdict,
 }
@@ -345,7 +344,6 @@ impl Settle {
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = start(256);
         put_delivery(&mut to, &self.delivery);
-        to.put_u64_le(self.first_attempt_at.0);
         let attempt = &self.attempt;
         to.put_u128_le(attempt.id.as_u128());
         to.put_u32_le(attempt.number);
@@ -355,9 +353,11 @@ impl Settle {
         to.put_u64_le(attempt.elapsed_ms);
         match self.verdict {
             Verdict::Deliver => to.put_u8(1),
-            Verdict::Retry { at } => {
+            Verdict::Retry { at, spent } => {
                 to.put_u8(2);
                 to.put_u64_le(at.0);
+                to.put_u32_le(spent.attempts);
+                to.put_u64_le(spent.window_ms);
             }
             Verdict::Die { reason } => {
                 to.put_u8(3);
@@ -374,7 +374,6 @@ impl Settle {
     pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
         let mut from = begin(payload)?;
         let delivery = from.delivery()?;
-        let first_attempt_at = from.time()?;
         let id = AttemptId::from_u128(from.u128()?);
         let number = from.u32()?;
         let has_agent = from.u8()? != 0;
@@ -383,7 +382,13 @@ impl Settle {
         let elapsed_ms = from.u64()?;
         let verdict = match from.u8()? {
             1 => Verdict::Deliver,
-            2 => Verdict::Retry { at: from.time()? },
+            2 => Verdict::Retry {
+                at: from.time()?,
+                spent: Spent {
+                    attempts: from.u32()?,
+                    window_ms: from.u64()?,
+                },
+            },
             3 => Verdict::Die {
                 reason: match from.u8()? {
                     1 => DeadReason::RetriesExhausted,
@@ -403,7 +408,6 @@ impl Settle {
         };
         Some(Self {
             delivery,
-            first_attempt_at,
             attempt,
             verdict,
         })
