@@ -10,9 +10,9 @@ use crate::{
     limits::{CHUNK_BYTES_MAX, RESPONSE_START_BYTES_MAX},
 };
 
-pub(crate) mod message;
+mod message;
 
-pub(crate) mod kind;
+mod kind;
 
 mod error;
 

@@ -379,11 +379,6 @@ impl RelaySession {
         }
     }
 
-    /// Whether the session has ended, though not all of its last words may have been polled.
-    pub fn is_ended(&self) -> bool {
-        !matches!(self.end, End::NotYet)
-    }
-
     /// Ends the session now.
     pub fn close(&mut self, close: Close) {
         self.end(close, false);
@@ -432,6 +427,10 @@ impl RelaySession {
 
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+    }
+
+    fn is_ended(&self) -> bool {
+        !matches!(self.end, End::NotYet)
     }
 
     fn is_offering(&self) -> bool {

@@ -46,14 +46,20 @@ impl AgentSession {
             name: self.config.name.clone(),
             agent: self.config.agent.clone(),
             destinations,
-            holding: self
-                .held
-                .iter()
-                .take(LEASES_PER_FRAME_MAX)
-                .map(held)
-                .collect(),
+            holding: self.named().take(LEASES_PER_FRAME_MAX).collect(),
             listen,
         }
+    }
+
+    /// Attempts the relay must not take for lost: those in hand, and those whose receipts are not
+    /// confirmed and follow after Welcome.
+    fn named(&self) -> impl Iterator<Item = Held> {
+        let reported = self.unconfirmed.receipts().map(|receipt| Held {
+            delivery: receipt.delivery,
+            lease: receipt.lease.clone(),
+            attempt: receipt.attempt,
+        });
+        self.held.iter().map(held).chain(reported)
     }
 
     pub(super) fn beat(&mut self) {

@@ -188,7 +188,11 @@ fn a_cut_link_loses_no_receipt() {
     pair.reconnect();
     pair.run_for(MOMENT);
     let hello = pair.seen.hello.as_ref().unwrap();
-    assert_eq!(hello.holding, [held(2, 1)]);
+    assert_eq!(
+        hello.holding,
+        [held(2, 1), held(1, 1)],
+        "what is reported after Welcome is not lost either"
+    );
     assert_eq!(
         (
             hello.destinations[0].deliveries,
