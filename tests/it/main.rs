@@ -32,3 +32,5 @@ mod faults;
 mod chaos;
 
 mod matrix;
+
+mod agents;

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    eventually,
+    eventually, pass,
     wire::{self, Headers, Kind, Message},
 };
 
@@ -53,6 +53,7 @@ pub struct Answer {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     held: bool,
+    takes: Duration,
 }
 
 impl Answer {
@@ -64,6 +65,7 @@ impl Answer {
             headers: Vec::new(),
             body,
             held: false,
+            takes: Duration::ZERO,
         }
     }
 
@@ -71,6 +73,13 @@ impl Answer {
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Is given after so long.
+    #[must_use]
+    pub fn after(mut self, takes: Duration) -> Self {
+        self.takes = takes;
         self
     }
 
@@ -205,6 +214,9 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
         let answer = shared.answers.lock().unwrap().pop_front();
         let answer = answer.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
         shared.received.lock().unwrap().push(received(message));
+        if !answer.takes.is_zero() {
+            pass(answer.takes).await;
+        }
         if answer.held {
             shared.releases.acquire().await.unwrap().forget();
         }

@@ -176,7 +176,6 @@ impl Api {
         let delivery = NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(NOW)),
             destination: destination.parse().unwrap(),
-            order: None,
         };
         let header = |name: &'static [u8], value: &'static [u8]| {
             (
@@ -205,7 +204,7 @@ impl Api {
         let new = NewEvent {
             event,
             dedupe_window: std::time::Duration::ZERO,
-            deliveries: vec![delivery.clone()],
+            deliveries: vec![delivery],
         };
         self.store.append(new).await.unwrap();
         (id.to_string(), delivery.id.to_string())

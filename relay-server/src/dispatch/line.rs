@@ -1,6 +1,6 @@
 //! The sessions that serve one destination, and how much each still takes. Pure.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{cmp::Reverse, ops::RangeInclusive, time::Duration};
 
 use protocol::{
     id::{DestinationId, SessionId, TenantId},
@@ -22,6 +22,7 @@ pub(super) fn keys_of(tenant: TenantId) -> RangeInclusive<DestinationKey> {
 /// The sessions that serve one destination.
 #[derive(Debug, Default)]
 pub(super) struct Line {
+    /// Who was served last stands last.
     seats: Vec<Seat>,
     /// Nobody has room for the next delivery, however much is free: wait for credit.
     blocked: bool,
@@ -91,17 +92,19 @@ impl Line {
         })
     }
 
-    /// Chooses the session with most free deliveries among those with room for `bytes`.
+    /// Chooses the session with most free deliveries among those with room for `bytes`; of several
+    /// the one that has waited longest, so that little work is spread, too.
     pub(super) fn assign(&mut self, bytes: u64) -> Option<Assigned> {
-        let seat = self
-            .seats
-            .iter_mut()
-            .filter(|seat| seat.free.fits(bytes))
-            .max_by_key(|seat| seat.free.deliveries());
-        let Some(seat) = seat else {
+        let with_room = self.seats.iter().enumerate();
+        let chosen = with_room
+            .filter(|(_, seat)| seat.free.fits(bytes))
+            .min_by_key(|(_, seat)| Reverse(seat.free.deliveries()));
+        let Some((index, _)) = chosen else {
             self.blocked = true;
             return None;
         };
+        self.seats[index..].rotate_left(1);
+        let seat = self.seats.last_mut()?;
         seat.free.take(bytes);
         Some(Assigned {
             session: seat.session,
@@ -144,6 +147,20 @@ mod tests {
         assert_eq!(got.iter().filter(|&&to| to == session(1)).count(), 3);
         assert!(line.assign(1).is_none());
         assert!(line.want(key(), 100).is_none());
+    }
+
+    #[test]
+    fn little_work_is_spread_too() {
+        let mut line = line(&[(1, 8, 100), (2, 8, 100), (3, 8, 100)]);
+
+        // Each is done with before the next comes.
+        let mut got = Vec::new();
+        for _ in 0..6 {
+            let session = line.assign(1).unwrap().session;
+            line.credit(session, 1, 1);
+            got.push(session);
+        }
+        assert_eq!(got, [1, 2, 3, 1, 2, 3].map(session));
     }
 
     #[test]

@@ -7,8 +7,6 @@ mod delivery;
 
 mod attempt;
 
-mod status;
-
 mod retry;
 
 mod order;
@@ -21,6 +19,5 @@ pub use event::{Event, Verification};
 pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };
-pub use retry::{RetryPolicy, Spent};
-pub use status::{Meaning, StatusMistake, StatusPolicy, StatusSpec};
-pub use verdict::{Excuse, History, JudgePolicy, Verdict, judge};
+pub use retry::RetryPolicy;
+pub use verdict::{History, Verdict, judge};

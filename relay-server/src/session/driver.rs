@@ -2,12 +2,12 @@
 //! that the state machine, the store or the settler decide.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::{
     frame::{self, Cancel, Drain, Hello, Refuse, RefuseCode, ToRelay, Welcome},
     id::SessionId,
@@ -15,8 +15,16 @@ use protocol::{
     session::{Close, NotOffered, RelayConfig, RelayOutput, RelaySession},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
     time,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self, Message,
+        protocol::{CloseFrame, frame::coding::CloseCode as WireCode},
+    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -24,10 +32,8 @@ use tracing::{debug, info, warn};
 use super::{
     Authorised,
     admission::{Admitted, Served, admit},
-    pipes::Pipes,
     registry::Registry,
-    serving::{Opening, Serving, held},
-    transport::{Broken, Incoming, Transport},
+    serving::{Serving, held},
 };
 use crate::{
     dispatch::{self, DispatchHandle},
@@ -39,6 +45,12 @@ use crate::{
 
 /// Messages read before the answers are flushed.
 const READ_BURST: usize = 64;
+
+/// How long a peer that does not read may block a write.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait for the other side's close frame.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Batches of leases, receipts and confirmations that may wait. Each holds at least one delivery
 /// that is covered by credit.
@@ -52,8 +64,6 @@ pub(crate) struct SessionContext {
     pub(crate) settler: Arc<Settler>,
     pub(crate) dispatch: DispatchHandle,
     pub(crate) registry: Arc<Registry>,
-    /// The links of the fall-back transport.
-    pub(crate) pipes: Pipes,
     pub(crate) tenancy: Arc<Tenancy>,
     pub(crate) tasks: TaskTracker,
     /// The relay is going away: sessions ask their agents to leave.
@@ -66,20 +76,11 @@ pub(crate) struct SessionContext {
     pub(crate) grace: Duration,
     /// What providers see, without a final slash.
     pub(crate) public_url: String,
-    /// Which of several relays this is.
-    pub(crate) node: String,
-}
-
-impl SessionContext {
-    /// Silence after which an agent is presumed gone.
-    pub(super) fn silence_max(&self) -> Duration {
-        self.heartbeat * 3
-    }
 }
 
 /// What woke a session.
 enum Wake {
-    Incoming(Incoming),
+    Message(Option<Result<Message, tungstenite::Error>>),
     Leases(Vec<Lease>),
     Confirmed(Vec<frame::Settled>),
     TokensChanged,
@@ -89,11 +90,11 @@ enum Wake {
 }
 
 /// One live connection of an agent.
-pub(super) struct Session<T> {
+pub(super) struct Session<S> {
     context: Arc<SessionContext>,
     authorised: Authorised,
     id: SessionId,
-    transport: T,
+    socket: WebSocketStream<S>,
     machine: RelaySession,
     /// Set once it is welcomed.
     serving: Option<Serving>,
@@ -112,14 +113,18 @@ struct Ended {
     said_bye: bool,
 }
 
-impl<T: Transport> Session<T> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// A session that waits for Hello.
-    pub(super) fn new(context: Arc<SessionContext>, authorised: Authorised, transport: T) -> Self {
+    pub(super) fn new(
+        context: Arc<SessionContext>,
+        authorised: Authorised,
+        socket: WebSocketStream<S>,
+    ) -> Self {
         let (outlet, leases) = mpsc::channel(QUEUE_MAX);
         let (confirm, confirmed) = mpsc::channel(QUEUE_MAX);
         let config = RelayConfig {
             heartbeat: context.heartbeat,
-            silence_max: context.silence_max(),
+            silence_max: context.heartbeat * 3,
         };
         Self {
             id: SessionId::from_u128(ids::fresh(context.store.now())),
@@ -127,7 +132,7 @@ impl<T: Transport> Session<T> {
             tokens: context.tenancy.changes(),
             context,
             authorised,
-            transport,
+            socket,
             serving: None,
             leases,
             outlet,
@@ -142,8 +147,8 @@ impl<T: Transport> Session<T> {
     pub(super) async fn run(mut self) {
         let ended = self.serve().await;
         self.leave(ended.said_bye).await;
+        self.close_socket(&ended.close).await;
         info!(session = %self.id, reason = %ended.close.reason, "a session ended");
-        self.transport.close(&ended.close).await;
     }
 
     async fn serve(&mut self) -> Ended {
@@ -151,14 +156,14 @@ impl<T: Transport> Session<T> {
             match self.perform().await {
                 Ok(None) => {}
                 Ok(Some(ended)) => return ended,
-                Err(Broken) => {
+                Err(_) => {
                     // The link is broken or the agent does not read: what it holds is kept for it.
                     self.machine.handle_disconnect();
                     continue;
                 }
             }
             match self.wait().await {
-                Wake::Incoming(incoming) => self.read_burst(incoming),
+                Wake::Message(message) => self.read_burst(message),
                 Wake::Leases(batch) => self.offer(batch).await,
                 Wake::Confirmed(settled) => self.machine.confirm(settled),
                 Wake::TokensChanged => self.check_token(),
@@ -172,7 +177,7 @@ impl<T: Transport> Session<T> {
     async fn wait(&mut self) -> Wake {
         let timeout = self.machine.poll_timeout().map(time::Instant::from_std);
         tokio::select! {
-            incoming = self.transport.next() => Wake::Incoming(incoming),
+            message = self.socket.next() => Wake::Message(message),
             Some(batch) = self.leases.recv() => Wake::Leases(batch),
             Some(settled) = self.confirmed.recv() => Wake::Confirmed(settled),
             Ok(()) = self.tokens.changed() => Wake::TokensChanged,
@@ -182,29 +187,27 @@ impl<T: Transport> Session<T> {
         }
     }
 
-    /// Carries out what the machine wants as long as that can be sent, then flushes once.
-    async fn perform(&mut self) -> Result<Option<Ended>, Broken> {
+    /// Carries out what the machine wants, then flushes once.
+    async fn perform(&mut self) -> Result<Option<Ended>, tungstenite::Error> {
         let mut fed = false;
-        while self.transport.has_room() || self.machine.is_ended() {
-            let Some(output) = self.machine.poll_output() else {
-                break;
-            };
+        while let Some(output) = self.machine.poll_output() {
             match output {
                 RelayOutput::Send(frame) => {
-                    self.transport.feed(frame.encode()).await?;
+                    let frame = Message::Binary(frame.encode());
+                    in_time(self.socket.feed(frame)).await?;
                     fed = true;
                 }
                 RelayOutput::Hello(hello) => self.answer_hello(*hello).await,
                 RelayOutput::Close { close, said_bye } => {
                     // It has ended anyway; that its last words are not heard changes nothing.
-                    let _ = self.transport.flush().await;
+                    let _ = in_time(self.socket.flush()).await;
                     return Ok(Some(Ended { close, said_bye }));
                 }
                 news => self.pass_on(news).await,
             }
         }
         if fed {
-            self.transport.flush().await?;
+            in_time(self.socket.flush()).await?;
         }
         Ok(None)
     }
@@ -233,50 +236,47 @@ impl<T: Transport> Session<T> {
         }
     }
 
-    /// Takes what came in and whatever else has arrived already.
-    fn read_burst(&mut self, first: Incoming) {
-        let mut incoming = first;
+    /// Takes a message and whatever else has arrived already.
+    fn read_burst(&mut self, first: Option<Result<Message, tungstenite::Error>>) {
+        let mut message = first;
         for _ in 0..READ_BURST {
-            if !self.take_incoming(incoming) {
+            if !self.take_message(message) {
                 return;
             }
-            match self.transport.next().now_or_never() {
-                Some(next) => incoming = next,
+            match self.socket.next().now_or_never() {
+                Some(next) => message = next,
                 None => return,
             }
         }
-        self.take_incoming(incoming);
+        self.take_message(message);
     }
 
     /// False when nothing more can come.
-    fn take_incoming(&mut self, incoming: Incoming) -> bool {
-        match incoming {
-            Incoming::Frame(bytes) => self.take_frame(bytes),
-            Incoming::Malformed => {
-                self.machine.handle_malformed(Instant::now());
-                false
-            }
-            Incoming::Room => true,
-            Incoming::Gone => {
-                self.machine.handle_disconnect();
-                false
-            }
-        }
-    }
-
-    fn take_frame(&mut self, bytes: Bytes) -> bool {
+    fn take_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> bool {
         let now = Instant::now();
-        match ToRelay::decode(bytes) {
-            Ok(frame) => {
-                let taken = self.machine.handle_frame(frame, now);
-                if let Err(violation) = &taken {
-                    warn!(session = %self.id, %violation, "an agent broke the protocol");
+        match message {
+            Some(Ok(Message::Binary(bytes))) => match ToRelay::decode(bytes) {
+                Ok(frame) => {
+                    let taken = self.machine.handle_frame(frame, now);
+                    if let Err(violation) = &taken {
+                        warn!(session = %self.id, %violation, "an agent broke the protocol");
+                    }
+                    taken.is_ok()
                 }
-                taken.is_ok()
-            }
-            Err(error) => {
-                warn!(session = %self.id, %error, "an agent sent what is no frame");
+                Err(error) => {
+                    warn!(session = %self.id, %error, "an agent sent what is no frame");
+                    self.machine.handle_malformed(now);
+                    false
+                }
+            },
+            Some(Ok(Message::Text(_))) => {
                 self.machine.handle_malformed(now);
+                false
+            }
+            // WebSocket's own pings are answered by the library.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => true,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                self.machine.handle_disconnect();
                 false
             }
         }
@@ -291,17 +291,10 @@ impl<T: Transport> Session<T> {
             }
         };
         let (tenant, confirm) = (self.authorised.tenant, self.confirm.clone());
-        let opening = Opening {
-            id: self.id,
-            tenant,
-            transport: T::NAME,
-            hello: &hello,
-            admitted: &admitted,
-        };
-        let serving = Serving::open(&self.context, &opening, confirm);
+        let serving = Serving::open(&self.context, self.id, tenant, &hello, &admitted, confirm);
         let lost = serving.resume(&hello).await;
-        let welcome = welcome(self.id, &self.context.node, admitted);
-        self.machine.welcome(welcome, Instant::now());
+        self.machine
+            .welcome(welcome(self.id, admitted), Instant::now());
         for held in lost {
             let reason = "the delivery is settled, or another agent has it".to_owned();
             self.machine.cancel(Cancel {
@@ -376,6 +369,28 @@ impl<T: Transport> Session<T> {
             serving.end(said_bye).await;
         }
     }
+
+    /// Says why, and reads until the other side has heard it.
+    async fn close_socket(&mut self, close: &Close) {
+        let frame = CloseFrame {
+            code: WireCode::from(close.code.as_u16()),
+            reason: close.reason.clone().into(),
+        };
+        let farewell = async {
+            if self.socket.close(Some(frame)).await.is_ok() {
+                while let Some(Ok(_)) = self.socket.next().await {}
+            }
+        };
+        let _ = time::timeout(CLOSE_MAX, farewell).await;
+    }
+}
+
+/// Only writes are cut short: what else a session does must not be left half done.
+async fn in_time(
+    write: impl Future<Output = Result<(), tungstenite::Error>>,
+) -> Result<(), tungstenite::Error> {
+    let late = |_| tungstenite::Error::Io(io::ErrorKind::TimedOut.into());
+    time::timeout(WRITE_MAX, write).await.map_err(late)?
 }
 
 async fn sleep_until(instant: Option<time::Instant>) {
@@ -386,7 +401,7 @@ async fn sleep_until(instant: Option<time::Instant>) {
 }
 
 /// The machine fills in version and heartbeats.
-fn welcome(session: SessionId, node: &str, admitted: Admitted) -> Welcome {
+fn welcome(session: SessionId, admitted: Admitted) -> Welcome {
     Welcome {
         version: limits::VERSION,
         session,
@@ -394,7 +409,6 @@ fn welcome(session: SessionId, node: &str, admitted: Admitted) -> Welcome {
         silence_ms: 0,
         chunk_bytes_max: 0,
         destinations: admitted.served.iter().map(Served::to_frame).collect(),
-        node: Some(node.to_owned()),
         listening: admitted.listening,
     }
 }

@@ -1,15 +1,4 @@
-//! Live connections of agents: how they are opened, the loop around the state machine, and who holds
-//! what.
-
-mod authorised;
-
-mod upgrade;
-
-mod poll;
-
-mod pipes;
-
-mod transport;
+//! Live connections of agents: the upgrade, the loop around the state machine, and who holds what.
 
 mod admission;
 
@@ -23,10 +12,10 @@ mod serving;
 
 mod settling;
 
-pub use authorised::Authorised;
+mod upgrade;
+
 pub use registry::{Registry, SessionView};
+pub use upgrade::Authorised;
 
 pub(crate) use driver::SessionContext;
-pub(crate) use pipes::{POLL, Pipes};
-pub(crate) use poll::poll;
 pub(crate) use upgrade::upgrade;

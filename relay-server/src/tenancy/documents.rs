@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec},
+    lifecycle::RetryPolicy,
     store::{Resource, ResourceKind, StoreError},
     verify::RuleSpec,
 };
@@ -264,12 +264,6 @@ struct DestinationDocument {
     timeout_ms: u64,
     #[serde(default)]
     retry: RetryPolicy,
-    #[serde(default)]
-    status: StatusSpec,
-    #[serde(default)]
-    order: Order,
-    #[serde(default)]
-    on_dead: OnDead,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiring: Option<ExpiringDocument>,
 }
@@ -287,9 +281,6 @@ impl Stored for Destination {
         to_json(&DestinationDocument {
             timeout_ms: millis(self.policy.timeout),
             retry: self.policy.retry.clone(),
-            status: self.policy.status.spec().clone(),
-            order: self.policy.order.clone(),
-            on_dead: self.policy.on_dead,
             expiring: self
                 .expiring
                 .map(|Expiring { agent, token }| ExpiringDocument { agent, token }),
@@ -306,9 +297,6 @@ impl Stored for Destination {
             policy: DestinationPolicy {
                 timeout: Duration::from_millis(document.timeout_ms),
                 retry: document.retry,
-                status: document.status.compile().ok()?,
-                order: document.order,
-                on_dead: document.on_dead,
             },
             expiring: document
                 .expiring
@@ -435,7 +423,7 @@ mod tests {
         );
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(
-            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park","expiring":
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"expiring":
                 {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
         );
         check::<Route>(

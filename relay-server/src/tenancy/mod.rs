@@ -47,8 +47,6 @@ pub use source::{
 };
 pub use token::{InvalidToken, Scope, Token, TokenHash, TokenKind, TokenText};
 
-use std::borrow::Cow;
-
 use protocol::id::TenantId;
 
 use crate::clock::Timestamp;
@@ -80,15 +78,15 @@ pub struct Tenant {
 #[error("{field}: {why}")]
 pub struct Invalid {
     /// The field, as the API and the command line call it.
-    pub field: Cow<'static, str>,
+    pub field: &'static str,
     /// What is wrong with it, and what would be right.
     pub why: String,
 }
 
 impl Invalid {
-    fn new(field: impl Into<Cow<'static, str>>, why: impl ToString) -> Self {
+    fn new(field: &'static str, why: impl ToString) -> Self {
         Self {
-            field: field.into(),
+            field,
             why: why.to_string(),
         }
     }

@@ -100,11 +100,7 @@ impl World {
         let new = NewEvent {
             event,
             dedupe_window: Duration::ZERO,
-            deliveries: vec![NewDelivery {
-                id,
-                destination,
-                order: None,
-            }],
+            deliveries: vec![NewDelivery { id, destination }],
         };
         self.store.append(new).await.unwrap();
         id

@@ -16,7 +16,6 @@ fn replay(event: EventId, id: u128, replay: u128) -> Replay {
         delivery: NewDelivery {
             id: DeliveryId::from_u128(id),
             destination: QUEUE.destination,
-            order: None,
         },
     }
 }

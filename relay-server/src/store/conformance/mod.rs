@@ -36,8 +36,7 @@ use super::{
 use crate::{
     clock::{Clock, ManualClock, Timestamp},
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, Spent, Verdict,
-        Verification,
+        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, Verdict, Verification,
     },
 };
 
@@ -187,7 +186,6 @@ impl Stage {
             .map(|queue| NewDelivery {
                 id: DeliveryId::from_u128(self.fresh()),
                 destination: queue.destination,
-                order: None,
             })
             .collect();
         NewEvent {
@@ -297,11 +295,7 @@ impl Stage {
     /// In how long an attempt may be made.
     pub fn retry_in(&self, seconds: u64) -> Verdict {
         let at = self.clock.now().after(Duration::from_secs(seconds));
-        let spent = Spent {
-            attempts: 1,
-            window_ms: seconds,
-        };
-        Verdict::Retry { at, spent }
+        Verdict::Retry { at }
     }
 
     /// Where a delivery of [`TENANT`] stands.

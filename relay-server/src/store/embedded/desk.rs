@@ -16,7 +16,7 @@ use protocol::id::{DeliveryId, EventId, ReplayId, TenantId};
 use super::journal::{Position, payload::DeliveryRef};
 use crate::{
     clock::Timestamp,
-    lifecycle::{Event, KeyDigest, Spent, Verdict},
+    lifecycle::{Event, Verdict},
     store::{Adopted, DestinationKey, Held, LeaseInfo, LeaseToken, Settled, Want},
 };
 
@@ -46,14 +46,11 @@ pub(crate) struct Owed {
     pub(crate) body_bytes: u64,
     /// Attempts that have ended.
     pub(crate) attempts: u32,
-    /// What attempts have used up of the policy's limits.
-    pub(crate) spent: Spent,
+    pub(crate) first_attempt_at: Option<Timestamp>,
     /// The earliest next attempt; zero for at once.
     pub(crate) due: Timestamp,
     /// What asked for it, if it is a replay.
     pub(crate) replay: Option<ReplayId>,
-    /// The key that it waits its turn with, if it is ordered.
-    pub(crate) order: Option<KeyDigest>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -432,8 +429,7 @@ impl Desks {
             delivery: id,
             event: open.owed.event,
             attempt,
-            leased_at: now,
-            spent: open.owed.spent,
+            first_attempt_at: open.owed.first_attempt_at.unwrap_or(now),
             replay: open.owed.replay,
         };
         let until = now.after(ttl);
@@ -530,13 +526,14 @@ impl Desks {
         infos
     }
 
-    /// What a settlement would do, before it is written. `Ok` names the delivery; `Err(None)` that it
-    /// is not in memory.
+    /// What a settlement would do, before it is written. `Ok` names the delivery and its first
+    /// attempt; `Err(None)` that it is not in memory.
     pub(crate) fn begin_settle(
         &mut self,
         held: &Held,
         verdict: Verdict,
-    ) -> Result<DeliveryRef, Option<Settled>> {
+        now: Timestamp,
+    ) -> Result<(DeliveryRef, Timestamp), Option<Settled>> {
         let lease = self.held(held);
         let Some(open) = self.of_tenant(held.tenant, held.delivery) else {
             return Err(None);
@@ -545,10 +542,12 @@ impl Desks {
             return Err(Some(Settled::LeaseLost));
         }
         let delivery = open.owed.delivery;
+        let known = open.owed.first_attempt_at;
+        let first = lease.map_or(known.unwrap_or(now), |lease| lease.info.first_attempt_at);
         if lease.is_some() {
             self.mark_settling(held.delivery, true);
         }
-        Ok(delivery)
+        Ok((delivery, first))
     }
 
     /// A settlement was not written.
@@ -567,12 +566,18 @@ impl Desks {
     }
 
     /// Takes note that a settlement is durable.
-    pub(crate) fn settle(&mut self, held: &Held, verdict: Verdict, now: Timestamp) -> Settled {
+    pub(crate) fn settle(
+        &mut self,
+        held: &Held,
+        first_attempt_at: Timestamp,
+        verdict: Verdict,
+        now: Timestamp,
+    ) -> Settled {
         let holder = self.held(held).is_some();
         let Some(open) = self.open.get_mut(&held.delivery) else {
             return Settled::AlreadySettled;
         };
-        let Verdict::Retry { at, spent } = verdict else {
+        let Verdict::Retry { at } = verdict else {
             self.remove(held.delivery);
             return Settled::Applied;
         };
@@ -580,7 +585,7 @@ impl Desks {
             return Settled::AlreadySettled;
         }
         open.owed.attempts = open.owed.attempts.max(held.attempt);
-        open.owed.spent = spent;
+        open.owed.first_attempt_at = Some(first_attempt_at);
         self.unlist(held.delivery);
         if let Some(open) = self.open.get_mut(&held.delivery) {
             open.owed.due = at;
