@@ -168,6 +168,7 @@ impl From<TokenRefusal> for Problem {
         Self::new(match refusal {
             TokenRefusal::Malformed | TokenRefusal::Unknown => Code::Unauthorised,
             TokenRefusal::Expired => Code::TokenExpired,
+            TokenRefusal::Revoked => Code::TokenRevoked,
         })
     }
 }

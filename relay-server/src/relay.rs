@@ -354,8 +354,8 @@ impl Handler for PublicDoor {
         if path.starts_with("/in/") {
             return self.ingress.answer(request, peer, &head).await;
         }
-        if path == api::SEND_PATH {
-            return api::send_from_agent(&self.api, request).await;
+        if api::is_for_agents(path) {
+            return api::answer_agent(&self.api, request).await;
         }
         Problem::new(Code::SourceUnknown).into_response()
     }

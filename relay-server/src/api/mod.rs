@@ -27,10 +27,13 @@ mod events;
 
 mod deliveries;
 
+mod agents;
+
 mod health;
 
 use std::{future::Future, sync::Arc};
 
+pub(crate) use agents::{answer_agent, is_for_agents};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -39,7 +42,6 @@ use axum::{
     routing::{get, post},
 };
 use serde::Serialize;
-pub(crate) use test_events::{SEND_PATH, send_from_agent};
 use tracing::{error, warn};
 
 use crate::{

@@ -1,39 +1,24 @@
 //! Test events: of people and scripts over the API, of agents over the public listener.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Router,
-    body::Body as AxumBody,
-    extract::{DefaultBodyLimit, Path, State},
-    routing::post,
-};
+use axum::extract::{Path, State};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
-use tower::ServiceExt as _;
 
 use super::{
-    Answer, ApiState, REQUEST_BYTES_MAX,
+    Answer, ApiState,
     auth::{AgentCaller, InTenant},
     extract::Body,
-    sources, wrong_method,
+    sources,
 };
 use crate::{
     ingress::TestEvent,
     problem::{Code, Problem},
     tenancy::{LiveSource, Token},
 };
-
-/// Where agents send test events, on the public listener.
-pub(crate) const SEND_PATH: &str = "/agent/v1/send";
-
-/// How long an agent's request may take, its body included.
-const SEND_MAX: Duration = Duration::from_secs(30);
 
 /// A test event to make; what is left out looks like the provider's own.
 #[derive(Debug, Default, Deserialize)]
@@ -122,32 +107,7 @@ async fn make(
 }
 
 /// Answers `POST /agent/v1/send` of the public listener.
-pub(crate) async fn send_from_agent(
-    state: &ApiState,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
-    let router = agent_router(state.clone());
-    let answering = async {
-        let Ok(response) = router.oneshot(request.map(AxumBody::new)).await;
-        let (parts, body) = response.into_parts();
-        match body.collect().await {
-            Ok(body) => Response::from_parts(parts, Full::new(body.to_bytes())),
-            Err(_) => Problem::new(Code::Internal).into_response(),
-        }
-    };
-    let answer = timeout(SEND_MAX, answering).await;
-    answer.unwrap_or_else(|_| Problem::new(Code::Timeout).into_response())
-}
-
-pub(super) fn agent_router(state: ApiState) -> Router {
-    Router::new()
-        .route(SEND_PATH, post(send_as_agent))
-        .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .with_state(state)
-}
-
-async fn send_as_agent(
+pub(super) async fn send_as_agent(
     AgentCaller { tenant, token }: AgentCaller,
     State(state): State<ApiState>,
     Body(mut test): Body<NewTest>,

@@ -59,7 +59,7 @@ impl Api {
         };
         Self {
             // Agents have theirs on the public listener; the paths differ.
-            router: router(state.clone()).merge(test_events::agent_router(state)),
+            router: router(state.clone()).merge(agents::router(state)),
             store,
             operator: operator.expose().to_owned(),
         }
@@ -269,7 +269,7 @@ async fn every_resource_is_created_listed_shown_and_deleted() {
         "/sources",
         Value::Null,
         401,
-        "E-UNAUTHORISED",
+        "E-TOKEN-REVOKED",
     )
     .await;
 }
@@ -933,7 +933,7 @@ async fn agents_send_test_events_within_their_reach() {
     };
     let send = async |token: &str, body: Value| {
         let response = api
-            .raw(token, Method::POST, SEND_PATH, &body.to_string())
+            .raw(token, Method::POST, "/agent/v1/send", &body.to_string())
             .await;
         response.status().as_u16()
     };
@@ -963,6 +963,68 @@ async fn agents_send_test_events_within_their_reach() {
     let route = json!({ "source": "stripe", "destination": "audit" });
     api.create(&acme.token, "/routes", route).await;
     assert_eq!(send(&billing, stripe).await, 403);
+}
+
+#[tokio::test]
+async fn agents_ask_what_their_token_is_good_for() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let agent = json!({ "name": "dc1", "kind": "agent", "destinations": ["billing", "audit"] });
+    let made = api.create(&acme.token, "/tokens", agent).await;
+    let (token, id) = (text(&made, "token"), text(&made, "id"));
+    let ask = async |token: &str, query: &str| {
+        let path = format!("/agent/v1/token{query}");
+        let response = api.raw(token, Method::GET, &path, "").await;
+        let value: Value = serde_json::from_slice(response.body()).unwrap();
+        (response.status().as_u16(), value)
+    };
+
+    let (status, answer) = ask(&token, "?destinations=billing,audit,orders,No").await;
+    assert_eq!(status, 200, "{answer}");
+    let expected = json!({
+        "id": id,
+        "name": "dc1",
+        "tenant": "acme",
+        "scopes": ["connect"],
+        "expires_at": null,
+        "destinations": [
+            { "name": "billing", "state": "ok" },
+            { "name": "audit", "state": "unknown" },
+            { "name": "orders", "state": "forbidden" },
+            { "name": "No", "state": "unknown" },
+        ],
+    });
+    assert_eq!(answer, expected);
+    // Who asks about nothing learns nothing about the tenant.
+    assert_eq!(ask(&token, "").await.1["destinations"], json!([]));
+    let many = vec!["a"; protocol::limits::DESTINATIONS_MAX + 1].join(",");
+    let (status, _) = ask(&token, &format!("?destinations={many}")).await;
+    assert_eq!(status, 400);
+
+    let code = async |token: &str| {
+        let (status, answer) = ask(token, "").await;
+        (status, text(&answer, "code"))
+    };
+    let refused = |status, code: &str| (status, code.to_owned());
+    assert_eq!(code("").await, refused(401, "E-UNAUTHORISED"));
+    assert_eq!(code(&acme.token).await, refused(403, "E-FORBIDDEN"));
+    let path = format!("/tokens/{id}");
+    api.call(&acme.token, Method::DELETE, &path, Value::Null)
+        .await;
+    assert_eq!(code(&token).await, refused(401, "E-TOKEN-REVOKED"));
+    api.refuses(
+        &acme.token,
+        Method::GET,
+        &path,
+        Value::Null,
+        404,
+        "E-NOT-FOUND",
+    )
+    .await;
+    let list = api.get(&acme.token, "/tokens").await;
+    assert!(!list.to_string().contains(&id), "{list}");
+    let again = json!({ "name": "dc1", "kind": "agent" });
+    api.create(&acme.token, "/tokens", again).await;
 }
 
 #[tokio::test]

@@ -40,13 +40,14 @@ pub(crate) fn upgrade(
     context: &Arc<SessionContext>,
     mut request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let authorised = match authorise(context, request.headers()) {
-        Ok(authorised) => authorised,
-        Err(problem) => return problem.into_response(),
-    };
+    // First, so that an agent whose token is wrong still learns whether its upgrade came through.
     let accept = match check_handshake(&request) {
         Ok(accept) => accept,
         Err(problem) => return with_upgrade(problem.into_response()),
+    };
+    let authorised = match authorise(context, request.headers()) {
+        Ok(authorised) => authorised,
+        Err(problem) => return problem.into_response(),
     };
     if context.draining.is_cancelled() {
         return Problem::new(Code::ShuttingDown)

@@ -207,9 +207,12 @@ pub enum TokenRefusal {
     /// Mistyped, or no token at all.
     #[error("not a token")]
     Malformed,
-    /// Never existed, or was revoked.
-    #[error("an unknown or revoked token")]
+    /// Never existed, or was revoked long ago.
+    #[error("an unknown token")]
     Unknown,
+    /// Was revoked.
+    #[error("a revoked token")]
+    Revoked,
     /// No longer valid.
     #[error("an expired token")]
     Expired,
@@ -320,7 +323,8 @@ impl Directory {
 
     /// A token, if it was not revoked; it may have expired.
     pub fn token(&self, id: TokenId) -> Option<&Arc<Token>> {
-        self.records.tokens.get(&id)
+        let token = self.records.tokens.get(&id);
+        token.filter(|token| token.revoked_at.is_none())
     }
 
     /// All tenants, oldest first.
@@ -351,7 +355,8 @@ impl Directory {
 
     /// The tokens of a tenant, or the operators', oldest first.
     pub fn tokens(&self, tenant: Option<TenantId>) -> impl DoubleEndedIterator<Item = &Arc<Token>> {
-        let of_tenant = move |token: &&Arc<Token>| token.tenant == tenant;
+        let of_tenant =
+            move |token: &&Arc<Token>| token.tenant == tenant && token.revoked_at.is_none();
         self.records.tokens.values().filter(of_tenant)
     }
 
@@ -369,6 +374,9 @@ impl Directory {
             .is_some_and(|tenant| self.tenant(tenant).is_none());
         if !token.hash.is(&hash) || token.kind != text.kind() || orphan {
             return Err(TokenRefusal::Unknown);
+        }
+        if token.revoked_at.is_some() {
+            return Err(TokenRefusal::Revoked);
         }
         if token.is_expired(now) {
             return Err(TokenRefusal::Expired);

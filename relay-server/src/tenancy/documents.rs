@@ -342,6 +342,8 @@ struct TokenDocument {
     destinations: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<Timestamp>,
     sha256: String,
 }
 
@@ -356,6 +358,7 @@ impl Stored for Token {
             scopes: scopes.collect(),
             destinations: self.destinations.as_ref().map(names),
             expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
             sha256: self.hash.to_hex(),
         })
     }
@@ -379,6 +382,7 @@ impl Stored for Token {
             scopes: scopes.collect::<Option<_>>()?,
             destinations,
             expires_at: document.expires_at,
+            revoked_at: document.revoked_at,
             hash: TokenHash::from_hex(&document.sha256)?,
         })
     }
@@ -434,7 +438,7 @@ mod tests {
             r#"{{"kind":"api","scopes":["tenant"],"sha256":"{hash}"}}"#
         ));
         check::<Token>(&format!(
-            r#"{{"kind":"agent","scopes":["connect","listen"],"destinations":["a"],"expires_at":9,"sha256":"{hash}"}}"#
+            r#"{{"kind":"agent","scopes":["connect","listen"],"destinations":["a"],"expires_at":9,"revoked_at":8,"sha256":"{hash}"}}"#
         ));
     }
 

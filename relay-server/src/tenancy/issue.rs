@@ -67,6 +67,7 @@ impl NewToken {
             scopes,
             destinations,
             expires_at: self.expires_at,
+            revoked_at: None,
             hash: text.hash(),
         };
         Ok((token, text))

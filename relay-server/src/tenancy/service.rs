@@ -34,6 +34,9 @@ const DESTINATIONS_MAX: usize = 1_000;
 const ROUTES_MAX: usize = 10_000;
 const TOKENS_MAX: usize = 1_000;
 
+/// Revoked tokens that are remembered, of a tenant or of the operators.
+const REVOKED_TOKENS_MAX: usize = 100;
+
 /// What the operator chose about tenancy.
 #[derive(Debug, Clone)]
 pub struct TenancyConfig {
@@ -521,10 +524,26 @@ impl Tenancy {
         id: TokenId,
     ) -> Result<(), TenancyError> {
         let mut change = Change::begin(self).await?;
-        let token = change.records().tokens.get(&id);
-        let token = token.filter(|token| token.tenant == tenant).cloned();
-        let token = token.ok_or(TenancyError::NotFound("token"))?;
-        change.remove(&*token).await
+        let records = change.records();
+        let is_its = |token: &&Arc<Token>| token.tenant == tenant;
+        let token = records.tokens.get(&id).filter(is_its);
+        let token = token.filter(|token| token.revoked_at.is_none());
+        let mut token = Token::clone(token.ok_or(TenancyError::NotFound("token"))?);
+        let revoked = records.tokens.values().filter(is_its);
+        let mut revoked: Vec<_> = revoked
+            .filter(|token| token.revoked_at.is_some())
+            .cloned()
+            .collect();
+
+        token.revoke(self.clock.now());
+        let version = token.revision.version;
+        change.put(token, Some(version)).await?;
+        revoked.sort_by_key(|token| token.revoked_at);
+        let too_many = (revoked.len() + 1).saturating_sub(REVOKED_TOKENS_MAX);
+        for oldest in revoked.iter().take(too_many) {
+            change.remove(&**oldest).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn fresh(&self) -> u128 {

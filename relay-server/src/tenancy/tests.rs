@@ -324,7 +324,7 @@ async fn tokens_open_until_they_expire_or_are_revoked() {
         .await
         .unwrap();
     assert!(changes.has_changed().unwrap());
-    assert_eq!(open(text.expose(), START), Err(TokenRefusal::Unknown));
+    assert_eq!(open(text.expose(), START), Err(TokenRefusal::Revoked));
 
     // What is stored opens nothing.
     let (_, text) = create(TokenKind::Agent, vec![], Some(tenant))
@@ -332,6 +332,39 @@ async fn tokens_open_until_they_expire_or_are_revoked() {
         .unwrap();
     let stored = format!("{:?}", world.store.load().await.unwrap());
     assert!(!stored.contains(text.expose()));
+}
+
+#[tokio::test]
+async fn revoked_tokens_are_remembered_within_bounds() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let mut texts = Vec::new();
+    for _ in 0..102 {
+        let new = NewToken {
+            name: "same".to_owned(),
+            kind: TokenKind::Agent,
+            scopes: Vec::new(),
+            destinations: None,
+            expires_at: None,
+        };
+        let created = world.tenancy.create_token(Some(tenant), new).await;
+        let (token, text) = created.unwrap();
+        world.clock.advance(Duration::from_millis(1));
+        let revoked = world.tenancy.delete_token(Some(tenant), token.id).await;
+        revoked.unwrap();
+        let again = world.tenancy.delete_token(Some(tenant), token.id).await;
+        assert!(matches!(again, Err(TenancyError::NotFound(_))));
+        texts.push(text);
+    }
+    let world = world.restart().await;
+    let directory = world.tenancy.directory();
+    let refusals: Vec<_> = texts
+        .iter()
+        .map(|text| directory.authenticate(text.expose(), START).unwrap_err())
+        .collect();
+    assert_eq!(refusals[..2], [TokenRefusal::Unknown; 2]);
+    assert_eq!(refusals[2..], [TokenRefusal::Revoked; 100]);
+    assert_eq!(directory.tokens(Some(tenant)).count(), 0);
 }
 
 #[tokio::test]

@@ -269,6 +269,8 @@ pub struct Token {
     pub destinations: Option<Vec<Name>>,
     /// From when on it is worthless.
     pub expires_at: Option<Timestamp>,
+    /// When it was revoked. It is remembered for a while, so that who still has it can be told.
+    pub revoked_at: Option<Timestamp>,
     /// What it is recognised by.
     pub hash: TokenHash,
 }
@@ -286,6 +288,14 @@ impl Token {
                 .destinations
                 .as_ref()
                 .is_none_or(|names| names.contains(destination))
+    }
+
+    /// Revokes it. Its name is free for another one.
+    pub(super) fn revoke(&mut self, now: Timestamp) {
+        self.revoked_at = Some(now);
+        if let Ok(name) = self.id.to_string().parse() {
+            self.name = name;
+        }
     }
 
     /// Whether it has expired.
@@ -355,6 +365,7 @@ mod tests {
             scopes: vec![Scope::Connect],
             destinations: Some(vec![name("billing")]),
             expires_at: Some(Timestamp(10)),
+            revoked_at: None,
             hash: TokenHash::of("x"),
         };
         assert!(token.may_serve(&name("billing")) && !token.may_serve(&name("orders")));
