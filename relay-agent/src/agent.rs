@@ -10,11 +10,12 @@ use std::{
 
 use protocol::{frame::Listen, id::AgentId, session::AgentConfig};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
-    config::{Config, DataConfig, Serve},
+    config::{Config, DataConfig, Lane, Serve, Trust},
     explain::{Code, Failure},
-    forward::Forwarder,
+    forward::Service,
     journal::Journal,
     link::{Dialer, Driver, driver},
     report::Report,
@@ -37,7 +38,7 @@ impl Agent {
     /// # Errors
     ///
     /// A [`Failure`] that ends the command.
-    pub async fn bind(config: Config, mut view: Box<dyn View>) -> Result<Self, Failure> {
+    pub async fn bind(config: Config, view: Box<dyn View>) -> Result<Self, Failure> {
         let tls = tls(&config)?;
         let relay_tls = config.link.tls_to_relay(tls.as_ref())?;
         let (instance, journal, lock) = open_data(&config.data)?;
@@ -45,21 +46,15 @@ impl Agent {
             Some(address) => Some(StatusListener::bind(address).await?),
             None => None,
         };
-        let idle_max = match &config.serve {
-            Serve::Destinations(lanes) => lanes
-                .iter()
-                .map(|(_, lane)| lane.concurrency)
-                .max()
-                .unwrap_or(1),
-            Serve::Listen { lane, .. } => lane.concurrency,
-        };
-        let forwarder = Forwarder::new(tls.clone(), idle_max as usize);
-        view.ready(&forwarder);
+        let services = services(&config, tls.as_ref())?;
+        for (destination, lane) in config.serve.lanes().filter(|(_, lane)| lane.is_insecure()) {
+            let target = &lane.target;
+            warn!(destination, %target, "Certificate of the service is NOT verified: insecure = true");
+        }
         let parts = driver::Parts {
             session_config: session_config(&config, instance),
-            serve: config.serve,
+            services,
             dialer: Dialer::new(config.link, relay_tls, tls),
-            forwarder,
             report: Report::new(journal),
             view,
             status: Arc::new(Status::default()),
@@ -96,17 +91,52 @@ impl Agent {
     }
 }
 
+/// Opens what a configuration names and nothing else does, for `config check`: the files of TLS.
+///
+/// # Errors
+///
+/// What `run` would end with.
+pub fn check(config: &Config) -> Result<(), Failure> {
+    let tls = tls(config)?;
+    config.link.tls_to_relay(tls.as_ref())?;
+    services(config, tls.as_ref()).map(drop)
+}
+
 /// TLS, if anything needs it: reading all certificates of the system takes memory and time.
 fn tls(config: &Config) -> Result<Option<Tls>, Failure> {
-    let is_needed = config.link.needs_tls()
-        || match &config.serve {
-            Serve::Destinations(lanes) => lanes.iter().any(|(_, lane)| lane.target.is_tls()),
-            Serve::Listen { lane, .. } => lane.target.is_tls(),
-        };
-    if !is_needed {
-        return Ok(None);
+    let needs_system = |lane: &Lane| lane.target.is_tls() && lane.tls.trust == Trust::System;
+    if config.link.needs_tls() || config.serve.lanes().any(|(_, lane)| needs_system(lane)) {
+        return Tls::new(config.ca_file.as_deref()).map(Some);
     }
-    Tls::new(config.ca_file.as_deref()).map(Some)
+    Ok(None)
+}
+
+/// What is called, each with connections of its own.
+fn services(config: &Config, general: Option<&Tls>) -> Result<driver::Services, Failure> {
+    let open = |destination: &str, lane: &Lane| {
+        let tls = match lane.target.is_tls() {
+            true => Tls::of_service(destination, &lane.tls, general)?,
+            false => None,
+        };
+        let allow = config.allow_targets.clone();
+        Ok(Arc::new(Service::new(lane, tls, allow)))
+    };
+    match &config.serve {
+        Serve::Destinations(lanes) => {
+            let named: Result<_, Failure> = lanes
+                .iter()
+                .map(|(name, lane)| Ok((name.clone(), open(name, lane)?)))
+                .collect();
+            Ok(driver::Services {
+                named: named?,
+                listener: None,
+            })
+        }
+        Serve::Listen { lane, .. } => Ok(driver::Services {
+            named: Vec::new(),
+            listener: Some(open("listen", lane)?),
+        }),
+    }
 }
 
 fn session_config(config: &Config, instance: AgentId) -> AgentConfig {

@@ -75,6 +75,9 @@ pub struct Listen {
     /// Path of the service, put between its address and the path of the request
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
+    /// Take whatever certificate the service shows: for one of this machine that made its own
+    #[arg(long)]
+    pub insecure_target: bool,
     /// An interactive screen (tui), one line an event (compact), one JSON object an event (json), or only
     /// problems (quiet) [default: tui on a terminal, else compact]
     #[arg(short, long, value_enum, env = "HOOKFERRY_OUTPUT")]

@@ -21,8 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Lane,
-    forward::{Attempt, EventBody, Target},
+    forward::{Attempt, EventBody, Service},
     link::LinkId,
 };
 
@@ -35,12 +34,17 @@ pub struct Inbox {
 
 #[derive(Debug)]
 struct LaneState {
-    target: Arc<Target>,
-    concurrency: u32,
-    timeout_configured: Duration,
+    service: Arc<Service>,
+    /// The smaller of the service's and the relay's.
     timeout: Duration,
     running: u32,
     waiting: VecDeque<DeliveryId>,
+}
+
+impl LaneState {
+    fn has_room(&self) -> bool {
+        self.running < self.service.concurrency()
+    }
 }
 
 /// A delivery in hand.
@@ -97,14 +101,12 @@ pub enum Admission {
 
 impl Inbox {
     /// Serves a destination.
-    pub fn serve(&mut self, destination: &str, lane: &Lane) {
+    pub fn serve(&mut self, destination: &str, service: Arc<Service>) {
         self.lanes
             .entry(destination.to_owned())
             .or_insert_with(|| LaneState {
-                target: Arc::new(lane.target.clone()),
-                concurrency: lane.concurrency,
-                timeout_configured: lane.timeout,
-                timeout: lane.timeout,
+                timeout: service.timeout(),
+                service,
                 running: 0,
                 waiting: VecDeque::new(),
             });
@@ -113,7 +115,7 @@ impl Inbox {
     /// Heeds the time-out of the relay for a destination; ours may only be shorter.
     pub fn limit_timeout(&mut self, destination: &str, relay: Duration) {
         if let Some(lane) = self.lanes.get_mut(destination) {
-            lane.timeout = lane.timeout_configured.min(relay);
+            lane.timeout = lane.service.timeout().min(relay);
         }
     }
 
@@ -142,11 +144,11 @@ impl Inbox {
         let attempt = Box::new(Attempt {
             offer,
             body,
-            target: Some(lane.target.clone()),
+            service: lane.service.clone(),
             timeout: lane.timeout,
         });
         let delivery = held.delivery;
-        let (stage, admission) = if lane.running < lane.concurrency {
+        let (stage, admission) = if lane.has_room() {
             lane.running += 1;
             (Stage::Running(None), Admission::Start(attempt))
         } else {
@@ -252,7 +254,7 @@ impl Inbox {
         let destination = self
             .lanes
             .iter()
-            .find(|(_, lane)| lane.running < lane.concurrency && !lane.waiting.is_empty())
+            .find(|(_, lane)| lane.has_room() && !lane.waiting.is_empty())
             .map(|(destination, _)| destination.clone())?;
         self.start_next(&destination)
     }

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use relay_agent::{
-    agent::Agent,
+    agent::{self, Agent},
     args::{Args, Command, ConfigCommand, LogFormat, Output},
     config::{Config, Loaded, LogConfig, Process},
     explain::{self, Code, Exit, Failure},
@@ -48,6 +48,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let loaded = Loaded::run(&args, &Process)?;
+            agent::check(&loaded.config)?;
             print(&loaded.to_string());
             Ok(())
         }

@@ -1,18 +1,22 @@
 //! What is trusted: the certificates the operating system trusts, and those of one file in addition.
+//! A single service may be told to have other ones, or none at all.
 
 use std::{fmt::Display, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, ConfigBuilder,
-    client::{WantsClientCert, danger::ServerCertVerifier},
-    crypto::ring,
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WantsClientCert, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{self, WebPkiSupportedAlgorithms, ring},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use rustls_platform_verifier::Verifier;
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    config::CertificateFiles,
+    config::{CertificateFiles, ServiceTls, Trust},
     explain::{Code, Failure},
     net::Stream,
 };
@@ -20,7 +24,7 @@ use crate::{
 /// Opens TLS with relay and services alike. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
-    verifier: Arc<Verifier>,
+    verifier: Arc<dyn ServerCertVerifier>,
     connector: TlsConnector,
 }
 
@@ -46,7 +50,48 @@ impl Tls {
             Failure::new(Code::Tls, format!("no certificates to trust: {error}"))
                 .fix("install the package ca-certificates, or give a CA file with --ca-file")
         })?;
-        let verifier = Arc::new(verifier);
+        Self::with_verifier(Arc::new(verifier))
+    }
+
+    /// What one service is spoken to with. `general` is for services that are trusted as the relay is.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::ConfigValue`] if a file of the service cannot be used.
+    pub fn of_service(
+        destination: &str,
+        service: &ServiceTls,
+        general: Option<&Self>,
+    ) -> Result<Option<Self>, Failure> {
+        let table = format!("forward {destination}: ");
+        let tls = match (&service.trust, general) {
+            (Trust::System, None) => return Ok(None),
+            (Trust::System, Some(general)) => general.clone(),
+            (Trust::Only(path), _) => Self::only(&format!("{table}ca_file"), path)?,
+            (Trust::Anybody, _) => Self::with_verifier(Arc::new(Unverified::default()))?,
+        };
+        match &service.client_certificate {
+            Some(files) => tls.with_client_certificate(&table, files).map(Some),
+            None => Ok(Some(tls)),
+        }
+    }
+
+    /// Trusts the certificates of one file and no others.
+    fn only(key: &str, path: &Path) -> Result<Self, Failure> {
+        let unusable =
+            |error: &dyn Display| Failure::new(Code::ConfigValue, format!("{key}: {error}"));
+        let mut roots = RootCertStore::empty();
+        for certificate in read_certificates(key, path)? {
+            roots.add(certificate).map_err(|error| unusable(&error))?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .map_err(|error| unusable(&error))?;
+        Self::with_verifier(verifier)
+    }
+
+    fn with_verifier(verifier: Arc<dyn ServerCertVerifier>) -> Result<Self, Failure> {
         let config = builder(verifier.clone())?.with_no_client_auth();
         Ok(Self {
             verifier,
@@ -54,18 +99,22 @@ impl Tls {
         })
     }
 
-    /// The same with a certificate that is shown to who asks for one.
+    /// The same with a certificate that is shown to who asks for one. `table` is where its keys are.
     ///
     /// # Errors
     ///
     /// [`Code::ConfigValue`] if certificate or key are unusable, or do not belong together.
-    pub fn with_client_certificate(&self, files: &CertificateFiles) -> Result<Self, Failure> {
-        let chain = read_certificates("tls.client_cert_file", &files.certificate)?;
+    pub fn with_client_certificate(
+        &self,
+        table: &str,
+        files: &CertificateFiles,
+    ) -> Result<Self, Failure> {
+        let chain = read_certificates(&format!("{table}client_cert_file"), &files.certificate)?;
         let unusable = |error: &dyn Display| {
             let path = files.key.display();
             Failure::new(
                 Code::ConfigValue,
-                format!("tls.client_key_file: {path}: {error}"),
+                format!("{table}client_key_file: {path}: {error}"),
             )
             .fix("expected the unencrypted private key of the client certificate in PEM form")
         };
@@ -92,13 +141,58 @@ impl Tls {
     }
 }
 
+/// Takes whatever certificate a service shows (`insecure = true`). Who holds its key is still checked,
+/// which protects from nobody, but keeps broken servers from looking sound.
+#[derive(Debug)]
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl Default for Unverified {
+    fn default() -> Self {
+        Self(ring::default_provider().signature_verification_algorithms)
+    }
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
 fn builder(
-    verifier: Arc<Verifier>,
+    verifier: Arc<dyn ServerCertVerifier>,
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Failure> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| Failure::new(Code::Tls, error.to_string()))?;
-    let verifier: Arc<dyn ServerCertVerifier> = verifier;
     Ok(builder
         .dangerous()
         .with_custom_certificate_verifier(verifier))

@@ -21,6 +21,8 @@ mod agent;
 
 mod screen;
 
+mod forward;
+
 mod admin;
 
 mod upkeep;

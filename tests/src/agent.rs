@@ -24,6 +24,7 @@ pub struct Plan {
     forwards: Vec<(String, String)>,
     forward_lines: String,
     lines: String,
+    tables: String,
     flags: Vec<String>,
     authority: Option<String>,
     proxy_password: Option<String>,
@@ -65,6 +66,13 @@ impl Plan {
         self
     }
 
+    /// A table of the configuration, or several.
+    #[must_use]
+    pub fn table(mut self, text: &str) -> Self {
+        let _ = writeln!(self.tables, "{text}");
+        self
+    }
+
     /// A flag with its value.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
@@ -90,11 +98,12 @@ impl Plan {
     pub fn run(self) -> Agent {
         let home = self.files();
         let mut config = format!(
-            "server = {:?}\ntoken_file = {:?}\nname = \"test\"\ndata_dir = {:?}\n{}\n[observability]\nlisten = \"off\"\n",
+            "server = {:?}\ntoken_file = {:?}\nname = \"test\"\ndata_dir = {:?}\n{}\n[observability]\nlisten = \"off\"\n{}",
             self.server,
             home.path().join("token"),
             home.path().join("data"),
             self.lines,
+            self.tables,
         );
         for (destination, to) in &self.forwards {
             let lines = &self.forward_lines;
@@ -181,6 +190,7 @@ impl Agent {
             forwards: Vec::new(),
             forward_lines: String::new(),
             lines: String::new(),
+            tables: String::new(),
             flags: Vec::new(),
             authority: None,
             proxy_password: None,

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 
 /// A certificate for `localhost`, with the authority that signed it.
@@ -49,33 +50,47 @@ impl Certificate {
     }
 
     /// Writes chain and key into a directory.
-    pub(crate) fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
+    pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
         let (chain, key) = (directory.join("cert.pem"), directory.join("key.pem"));
         fs::write(&chain, &self.chain).unwrap();
         fs::write(&key, &self.key).unwrap();
         (chain, key)
     }
 
-    /// A server that shows this certificate.
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        let chain = CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap();
+    /// A server with this certificate; with `clients` it wants one of that authority.
+    pub fn server_config(&self, clients: Option<&Self>) -> Arc<ServerConfig> {
+        let chain = vec![CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let provider = Arc::new(ring::default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let config = config.with_safe_default_protocol_versions().unwrap();
-        let config = config
-            .with_no_client_auth()
-            .with_single_cert(vec![chain], key);
-        Arc::new(config.unwrap())
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(clients) => {
+                let roots = Arc::new(clients.roots());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                config.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        Arc::new(config.with_single_cert(chain, key).unwrap())
     }
 
-    /// A client that trusts only this authority.
-    pub fn trusting_client(&self) -> Arc<ClientConfig> {
+    fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.authority.as_bytes()).unwrap())
             .unwrap();
+        roots
+    }
+
+    /// A client that trusts only this authority.
+    pub fn trusting_client(&self) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap();
-        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+        Arc::new(
+            config
+                .with_root_certificates(self.roots())
+                .with_no_client_auth(),
+        )
     }
 }

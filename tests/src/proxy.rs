@@ -76,7 +76,7 @@ impl Proxy {
 
     /// HTTP CONNECT that shows `own` in place of what the relay shows, whose authority it trusts.
     pub async fn intercepting(own: &Certificate, relay: &Certificate) -> Self {
-        let accept = TlsAcceptor::from(own.server());
+        let accept = TlsAcceptor::from(own.server_config(None));
         let connect = TlsConnector::from(relay.trusting_client());
         Self::start(Manner::Intercept(accept, connect)).await
     }

@@ -3,18 +3,21 @@
 use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    net::{TcpListener, UnixListener},
     sync::Semaphore,
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    certificate::Certificate,
     eventually, pass,
     wire::{self, Headers, Kind, Message},
 };
@@ -54,6 +57,7 @@ pub struct Answer {
     body: Vec<u8>,
     held: bool,
     takes: Duration,
+    trickles: bool,
 }
 
 impl Answer {
@@ -66,6 +70,7 @@ impl Answer {
             body,
             held: false,
             takes: Duration::ZERO,
+            trickles: false,
         }
     }
 
@@ -83,6 +88,20 @@ impl Answer {
         self
     }
 
+    /// Another body.
+    #[must_use]
+    pub fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// The body never ends: a byte of it comes every now and then.
+    #[must_use]
+    pub fn trickling(mut self) -> Self {
+        self.trickles = true;
+        self
+    }
+
     /// Is given only after [`Service::release`].
     #[must_use]
     pub fn held(mut self) -> Self {
@@ -91,12 +110,17 @@ impl Answer {
     }
 }
 
-/// A service on a port of its own.
+/// A service of its own.
 pub struct Service {
-    addr: SocketAddr,
+    place: Place,
     shared: Arc<Shared>,
     taken: usize,
     acceptor: JoinHandle<()>,
+}
+
+enum Place {
+    Port { addr: SocketAddr, tls: bool },
+    Socket(String),
 }
 
 struct Shared {
@@ -116,29 +140,83 @@ impl Service {
     pub async fn start_at(addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
+        Self::at(Place::Port { addr, tls: false }, |shared| async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                spawn(stream, &shared);
+            }
+        })
+    }
+
+    /// A service at `localhost` that speaks TLS; with `clients` it wants a certificate of that
+    /// authority.
+    pub async fn start_tls(certificate: &Certificate, clients: Option<&Certificate>) -> Self {
+        let acceptor = TlsAcceptor::from(certificate.server_config(clients));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        Self::at(Place::Port { addr, tls: true }, |shared| async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    match acceptor.accept(stream).into_fallible().await {
+                        Ok(stream) => spawn(stream, &shared),
+                        // Hears the visitor out, so that no reset overtakes the alert.
+                        Err((_, mut stream)) => {
+                            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                        }
+                    }
+                });
+            }
+        })
+    }
+
+    /// A service on a unix socket.
+    pub fn start_unix(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let place = Place::Socket(path.display().to_string());
+        Self::at(place, |shared| async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                spawn(stream, &shared);
+            }
+        })
+    }
+
+    fn at<F>(place: Place, accept: impl FnOnce(Arc<Shared>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             answers: Mutex::default(),
             usual: Mutex::new(Answer::status(200)),
             releases: Semaphore::new(0),
         });
-        let acceptor = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self {
-            addr,
+            place,
+            acceptor: tokio::spawn(accept(Arc::clone(&shared))),
             shared,
             taken: 0,
-            acceptor,
         }
     }
 
-    /// Where it listens.
+    /// Where it listens, if that is a port.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        match &self.place {
+            Place::Port { addr, .. } => *addr,
+            Place::Socket(path) => panic!("{path} is no port"),
+        }
     }
 
     /// Its URL, without a path.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        match &self.place {
+            Place::Port { addr, tls: false } => format!("http://{addr}"),
+            Place::Port { addr, tls: true } => format!("https://localhost:{}", addr.port()),
+            Place::Socket(path) => format!("unix:{path}"),
+        }
     }
 
     /// Answers one of the next requests like this; several are used in turn.
@@ -199,16 +277,15 @@ impl Drop for Service {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        // A peer that vanishes is part of many tests.
-        tokio::spawn(serve(stream, Arc::clone(&shared)));
-    }
+fn spawn(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: &Arc<Shared>) {
+    // A peer that vanishes is part of many tests.
+    tokio::spawn(serve(stream, Arc::clone(shared)));
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<Shared>,
+) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(message) = wire::read(&mut stream, Kind::Request).await? {
         let answer = shared.answers.lock().unwrap().pop_front();
@@ -219,6 +296,9 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
         }
         if answer.held {
             shared.releases.acquire().await.unwrap().forget();
+        }
+        if answer.trickles {
+            return trickle(&mut stream, answer.status).await;
         }
         let mut bytes = format!("HTTP/1.1 {} .\r\n", answer.status);
         for (name, value) in &answer.headers {
@@ -235,6 +315,17 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
         stream.write_all(&bytes).await?;
     }
     Ok(())
+}
+
+/// Ends when the caller has had enough.
+async fn trickle(stream: &mut (impl AsyncWrite + Unpin), status: u16) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status} .\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut moments = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        moments.tick().await;
+        stream.write_all(b"1\r\nx\r\n").await?;
+    }
 }
 
 fn received(message: Message) -> Received {

@@ -369,9 +369,10 @@ codes! {
 
         TargetTls "E-TARGET-TLS" Failure
         "TLS with the service failed"
-        "TLS with the service could not be agreed, or its certificate was not accepted. The relay tries \
-         the delivery again later."
-        "give the CA of the service with [tls] ca_file, or have its certificate renewed"
+        "TLS with the service could not be agreed, its certificate was not accepted, or it did not \
+         accept the agent's. The relay tries the delivery again later."
+        "give ca_file, or client_cert_file and client_key_file, in the [[forward]] of the service, or \
+         have its certificate renewed"
 
         TargetTimeout "E-TARGET-TIMEOUT" Failure
         "The service did not answer in time"
@@ -393,8 +394,9 @@ codes! {
         TargetRefused "E-TARGET-REFUSED" Failure
         "The agent does not make such a call"
         "The agent's own configuration forbids the call: it names no target for the destination, the \
-         path holds dot segments, or the address belongs to a cloud metadata service. The relay cannot \
-         widen what an agent calls."
-        "see the detail; only addresses that agent.toml names are called"
+         path holds dot segments, limits.allow_targets does not cover the service's address, or that \
+         address is link-local or belongs to a cloud metadata service and is not named exactly in the \
+         list. The relay cannot widen what an agent calls."
+        "see the detail; only what agent.toml names and limits.allow_targets covers is called"
     }
 }

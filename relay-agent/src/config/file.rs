@@ -68,17 +68,27 @@ pub struct ProxyTable {
 }
 
 /// `[[forward]]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardConfig {
     /// The destination that is served.
     pub destination: String,
-    /// The URL of the service.
+    /// The URL or unix socket of the service.
     pub to: String,
+    /// The Host header, unless it follows from `to`.
+    pub host: Option<String>,
     /// Time the service has to answer.
     pub timeout: Option<String>,
     /// Forwards at the same time.
     pub concurrency: Option<u32>,
+    /// CA certificates the service's must come from, instead of those that are trusted otherwise.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate shown to the service.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its key.
+    pub client_key_file: Option<PathBuf>,
+    /// Whether the service's certificate is not verified at all.
+    pub insecure: Option<bool>,
 }
 
 /// `[limits]`
@@ -87,6 +97,8 @@ pub struct ForwardConfig {
 pub struct LimitsTable {
     /// Body bytes one destination takes at once.
     pub window_bytes: Option<u64>,
+    /// What services may be called at all.
+    pub allow_targets: Option<Vec<String>>,
 }
 
 /// `[observability]`

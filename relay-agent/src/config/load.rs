@@ -1,5 +1,7 @@
 //! Flags, environment and file become one [`Config`].
 
+mod forward;
+
 mod proxy;
 
 mod token;
@@ -14,14 +16,12 @@ use std::{
 };
 
 use super::{
-    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CertificateFiles, Config, DataConfig, FileConfig,
-    ForwardConfig, GRACE_DEFAULT, Lane, LinkConfig, LogConfig, Serve, ServerUrl, TIMEOUT_DEFAULT,
-    WINDOW_BYTES_DEFAULT, parse_duration, value::TOKEN_BYTES_MAX,
+    CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT, LinkConfig, LogConfig, Serve,
+    ServerUrl, parse_duration, value::TOKEN_BYTES_MAX,
 };
 use crate::{
     args::{self, LinkArgs, LogFormat},
     explain::{Code, Failure},
-    forward::Target,
 };
 
 /// What is read of the process's surroundings, beside flags that already carry the environment.
@@ -86,7 +86,8 @@ impl Loaded {
         }
         let mut origins = Origins::default();
         let link = link(&args.link, &file, environment, &mut origins)?;
-        let serve = destinations(&file, &mut origins)?;
+        let allow_targets = forward::allow_targets(&file, &mut origins)?;
+        let serve = forward::destinations(&file, &allow_targets, &mut origins)?;
         let data_dir = match args.data_dir.clone().or(file.data_dir.clone()) {
             Some(path) => path,
             None => state_directory(environment)?,
@@ -118,6 +119,7 @@ impl Loaded {
             link,
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve,
+            allow_targets,
             data: DataConfig::Directory {
                 path: data_dir,
                 journal,
@@ -147,13 +149,8 @@ impl Loaded {
     pub fn listen(args: &args::Listen, environment: &impl Environment) -> Result<Self, Failure> {
         let (path, file) = find_file(&args.link, environment)?;
         let mut origins = Origins::default();
-        let entry = ForwardConfig {
-            destination: String::new(),
-            to: listen_url(args)?,
-            timeout: args.timeout.clone(),
-            concurrency: args.concurrency,
-        };
-        let lane = lane(&entry, WINDOW_BYTES_DEFAULT)?;
+        let allow_targets = forward::allow_targets(&file, &mut origins)?;
+        let lane = Box::new(forward::listen(args, &allow_targets)?);
         let config = Config {
             link: link(&args.link, &file, environment, &mut origins)?,
             ca_file: ca_file(&args.link, &file, &mut origins),
@@ -161,6 +158,7 @@ impl Loaded {
                 sources: args.source.clone(),
                 lane,
             },
+            allow_targets,
             data: DataConfig::Memory,
             status: None,
             grace: grace(&args.link, &file, &mut origins)?,
@@ -360,21 +358,32 @@ fn client_certificate(
     let certificate = args.client_cert_file.clone();
     let certificate = certificate.or(file.tls.client_cert_file.clone());
     let key = args.client_key_file.clone();
-    match (certificate, key.or(file.tls.client_key_file.clone())) {
+    let key = key.or(file.tls.client_key_file.clone());
+    let files = certificate_pair("tls.", certificate, key)?;
+    if let Some(CertificateFiles { certificate, key }) = &files {
+        let is_flag = args.client_cert_file.is_some();
+        origins.note("tls.client_cert_file", certificate.display(), is_flag, true);
+        let is_flag = args.client_key_file.is_some();
+        origins.note("tls.client_key_file", key.display(), is_flag, true);
+    }
+    Ok(files)
+}
+
+/// A certificate and its key, or neither. `table` is where their keys are.
+fn certificate_pair(
+    table: &str,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<CertificateFiles>, Failure> {
+    match (certificate, key) {
         (None, None) => Ok(None),
-        (Some(certificate), Some(key)) => {
-            let is_flag = args.client_cert_file.is_some();
-            origins.note("tls.client_cert_file", certificate.display(), is_flag, true);
-            let is_flag = args.client_key_file.is_some();
-            origins.note("tls.client_key_file", key.display(), is_flag, true);
-            Ok(Some(CertificateFiles { certificate, key }))
-        }
+        (Some(certificate), Some(key)) => Ok(Some(CertificateFiles { certificate, key })),
         (Some(_), None) => Err(invalid(
-            "tls.client_key_file",
+            &format!("{table}client_key_file"),
             "a client certificate needs its key".to_owned(),
         )),
         (None, Some(_)) => Err(invalid(
-            "tls.client_cert_file",
+            &format!("{table}client_cert_file"),
             "there is a key but no client certificate".to_owned(),
         )),
     }
@@ -384,89 +393,6 @@ fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Du
     let default = format!("{}s", GRACE_DEFAULT.as_secs());
     let text = origins.pick("grace", args.grace.clone(), file.grace.clone(), default);
     parse_duration(&text).map_err(|wrong| invalid("grace", wrong))
-}
-
-fn destinations(file: &FileConfig, origins: &mut Origins) -> Result<Serve, Failure> {
-    if file.forward.is_empty() {
-        return Err(
-            Failure::new(Code::ConfigValue, "there is nothing to forward")
-                .fix("add a [[forward]] with destination and to"),
-        );
-    }
-    if file.forward.len() > protocol::limits::DESTINATIONS_MAX {
-        let most = protocol::limits::DESTINATIONS_MAX;
-        return Err(invalid(
-            "forward",
-            format!("one agent serves at most {most} destinations"),
-        ));
-    }
-    let window_bytes = file.limits.window_bytes.unwrap_or(WINDOW_BYTES_DEFAULT);
-    origins.note(
-        "limits.window_bytes",
-        window_bytes,
-        false,
-        file.limits.window_bytes.is_some(),
-    );
-    let mut lanes: Vec<(String, Lane)> = Vec::new();
-    for entry in &file.forward {
-        let name = &entry.destination;
-        if name.is_empty() || lanes.iter().any(|(other, _)| other == name) {
-            return Err(invalid(
-                "forward",
-                format!("destination {name:?} is empty or named twice"),
-            ));
-        }
-        let lane = lane(entry, window_bytes)?;
-        origins
-            .0
-            .push(("forward", format!("{name} -> {}", lane.target), "file"));
-        lanes.push((name.clone(), lane));
-    }
-    Ok(Serve::Destinations(lanes))
-}
-
-fn lane(entry: &ForwardConfig, window_bytes: u64) -> Result<Lane, Failure> {
-    let concurrency = entry.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
-    if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-        return Err(invalid(
-            "concurrency",
-            format!("{concurrency} is not between 1 and {CONCURRENCY_MAX}"),
-        ));
-    }
-    if !(64 * 1024..=1 << 30).contains(&window_bytes) {
-        return Err(invalid(
-            "limits.window_bytes",
-            "expected 65536 (64 KiB) to 1073741824 (1 GiB)".to_owned(),
-        ));
-    }
-    let timeout = match &entry.timeout {
-        Some(text) => parse_duration(text).map_err(|wrong| invalid("timeout", wrong))?,
-        None => TIMEOUT_DEFAULT,
-    };
-    Ok(Lane {
-        target: valid("to", &entry.to)?,
-        concurrency,
-        timeout,
-        window_bytes,
-    })
-}
-
-/// The URL of the service: a port alone means this machine.
-fn listen_url(args: &args::Listen) -> Result<String, Failure> {
-    let mut url = match args.target.parse::<u16>() {
-        Ok(port) => format!("http://127.0.0.1:{port}"),
-        Err(_) if args.target.contains("://") => args.target.clone(),
-        Err(_) => format!("http://{}", args.target),
-    };
-    if let Some(path) = &args.path {
-        if !path.starts_with('/') {
-            return Err(invalid("--path", format!("{path:?} must start with /")));
-        }
-        url = format!("{}{path}", url.trim_end_matches('/'));
-    }
-    // Checked here for the better message; `lane` would call it `to`.
-    valid::<Target>("PORT|URL", &url)?;
-    Ok(url)
 }
 
 fn valid<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {

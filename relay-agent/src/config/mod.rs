@@ -6,20 +6,29 @@ mod file;
 
 mod load;
 
+mod network;
+
 pub(crate) mod proxy;
 
 pub(crate) mod value;
 
 pub use file::{FileConfig, ForwardConfig};
 pub use load::{Environment, Loaded, Process, Reach};
+pub use network::Network;
 pub use proxy::{Credentials, Proxy, ProxyKind};
 pub use value::{ServerUrl, Token, parse_duration};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use http::HeaderValue;
 use protocol::session::Window;
 
-use crate::{args::LogFormat, explain::Failure, forward::Target, tls::Tls};
+use crate::{
+    args::LogFormat,
+    explain::Failure,
+    forward::{AllowTargets, Target},
+    tls::Tls,
+};
 
 /// Forwards at the same time per destination, unless configured.
 pub const CONCURRENCY_DEFAULT: u32 = 16;
@@ -45,6 +54,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// What is served.
     pub serve: Serve,
+    /// What may be called at all.
+    pub allow_targets: AllowTargets,
     /// Where id and journal are kept.
     pub data: DataConfig,
     /// Where `/livez` and `/readyz` are answered, if anywhere.
@@ -83,7 +94,7 @@ impl LinkConfig {
     /// The certificate or its key cannot be used: the configuration is wrong.
     pub fn tls_to_relay(&self, tls: Option<&Tls>) -> Result<Option<Tls>, Failure> {
         match (tls, &self.client_certificate) {
-            (Some(tls), Some(files)) => tls.with_client_certificate(files).map(Some),
+            (Some(tls), Some(files)) => tls.with_client_certificate("tls.", files).map(Some),
             _ => Ok(tls.cloned()),
         }
     }
@@ -139,15 +150,31 @@ pub enum Serve {
         /// Their names; `*` stands for all.
         sources: Vec<String>,
         /// Where its events go.
-        lane: Lane,
+        lane: Box<Lane>,
     },
 }
 
+impl Serve {
+    /// Everything that is called, with the destination it stands for; that of `listen` has no name yet.
+    pub fn lanes(&self) -> impl Iterator<Item = (&str, &Lane)> {
+        let (named, own) = match self {
+            Self::Destinations(lanes) => (lanes.as_slice(), None),
+            Self::Listen { lane, .. } => (Default::default(), Some(("listen", lane.as_ref()))),
+        };
+        let named = named.iter().map(|(name, lane)| (name.as_str(), lane));
+        named.chain(own)
+    }
+}
+
 /// Where the events of one destination go, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lane {
     /// The service.
     pub target: Target,
+    /// The Host header, unless it follows from the target.
+    pub host: Option<HeaderValue>,
+    /// How TLS is spoken with it, if its target says so.
+    pub tls: ServiceTls,
     /// Forwards at the same time.
     pub concurrency: u32,
     /// Time the service has to answer; the relay may allow less.
@@ -156,7 +183,33 @@ pub struct Lane {
     pub window_bytes: u64,
 }
 
+/// How TLS is spoken with one service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceTls {
+    /// Which certificates it may have.
+    pub trust: Trust,
+    /// The certificate this agent shows, if the service asks for one.
+    pub client_certificate: Option<CertificateFiles>,
+}
+
+/// Which certificates a service may have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Those the relay may have: of the operating system, and of `tls.ca_file`.
+    #[default]
+    System,
+    /// Those that lead to a certificate of this file, and no others.
+    Only(PathBuf),
+    /// Any: nothing is verified.
+    Anybody,
+}
+
 impl Lane {
+    /// Whether whoever answers is taken for the service.
+    pub fn is_insecure(&self) -> bool {
+        self.tls.trust == Trust::Anybody
+    }
+
     /// What may be offered at once: enough that the next delivery is there when one ends.
     pub fn window(&self) -> Window {
         Window {

@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use http::uri::Authority;
 
+use super::Network;
+
 /// Longest user name or password: SOCKS5 counts them in one byte.
 const CREDENTIAL_BYTES_MAX: usize = 255;
 
@@ -225,7 +227,8 @@ fn excludes(entry: &str, host: &str, port: u16) -> bool {
         return false;
     }
     if let Ok(address) = host.parse::<IpAddr>() {
-        return contains_address(entry, address.to_canonical());
+        let network = entry.parse::<Network>();
+        return network.is_ok_and(|network| network.contains(address));
     }
     let name = entry.strip_prefix("*.").unwrap_or(entry);
     let name = name.trim_matches('.').to_ascii_lowercase();
@@ -235,7 +238,7 @@ fn excludes(entry: &str, host: &str, port: u16) -> bool {
 }
 
 /// Takes `:PORT` off; an IPv6 address with a port has brackets.
-fn split_port(entry: &str) -> (&str, Option<u16>) {
+pub(crate) fn split_port(entry: &str) -> (&str, Option<u16>) {
     if let Some(rest) = entry.strip_prefix('[')
         && let Some((address, after)) = rest.split_once(']')
     {
@@ -249,29 +252,6 @@ fn split_port(entry: &str) -> (&str, Option<u16>) {
         },
         None => (entry, None),
     }
-}
-
-fn contains_address(entry: &str, address: IpAddr) -> bool {
-    let (network, prefix) = match entry.split_once('/') {
-        Some((network, prefix)) => (network, prefix.parse::<u32>().ok()),
-        None => (entry, Some(128)),
-    };
-    let (Ok(network), Some(prefix)) = (network.parse::<IpAddr>(), prefix) else {
-        return false;
-    };
-    let (network, address, width) = match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            (network.to_bits().into(), address.to_bits().into(), 32)
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => (network.to_bits(), address.to_bits(), 128),
-        _ => return false,
-    };
-    if entry.contains('/') && prefix > width {
-        return false;
-    }
-    let ignored_bits = width.saturating_sub(prefix);
-    let first_bits = |bits: u128| bits.checked_shr(ignored_bits).unwrap_or(0);
-    first_bits(network) == first_bits(address)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Why a service gave no answer: for policy as a closed list, for people in words.
 
-use std::{error::Error as _, io, net::IpAddr, time::Duration};
+use std::{error::Error as _, io, time::Duration};
 
 use protocol::frame::ServiceFailure;
 
-use super::{body::BodyCut, headers::InvalidHeader, route::RouteError};
+use super::{Forbidden, body::BodyCut, headers::InvalidHeader, route::RouteError};
 
 /// Why a service gave no answer. Holds no header, body or query.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +21,9 @@ pub enum CallError {
     /// A header field cannot be forwarded.
     #[error(transparent)]
     Header(#[from] InvalidHeader),
-    /// The target resolves to an address that is never called.
-    #[error("{0} belongs to a cloud metadata service and is never called")]
-    Metadata(IpAddr),
+    /// The service has no address that may be called.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// The name of the service does not resolve.
     #[error("the name {host} does not resolve: {source}")]
     Dns {
@@ -66,7 +66,7 @@ impl CallError {
             | Self::Method
             | Self::Route(_)
             | Self::Header(_)
-            | Self::Metadata(_) => ServiceFailure::Refused,
+            | Self::Forbidden(_) => ServiceFailure::Refused,
             Self::Dns { .. } => ServiceFailure::Dns,
             Self::Connect(_) => ServiceFailure::Connect,
             Self::Tls(_) => ServiceFailure::Tls,
@@ -99,6 +99,9 @@ impl CallError {
         if error.is_user() && chain(error).any(|cause| cause.is::<BodyCut>()) {
             return Self::BodyCut(BodyCut);
         }
+        if let Some(refused) = chain(error).find_map(refused_by_tls) {
+            return Self::Tls(refused);
+        }
         let innermost = chain(error)
             .last()
             .map_or_else(|| error.to_string(), ToString::to_string);
@@ -113,7 +116,7 @@ impl CallError {
 fn into_own(error: hyper_util::client::legacy::Error) -> Result<CallError, String> {
     let own = chain(&error).find_map(|cause| cause.downcast_ref::<CallError>());
     match own {
-        Some(CallError::Metadata(address)) => Ok(CallError::Metadata(*address)),
+        Some(CallError::Forbidden(why)) => Ok(CallError::Forbidden(*why)),
         Some(CallError::Dns { host, source }) => Ok(CallError::Dns {
             host: host.clone(),
             source: copy(source),
@@ -122,6 +125,15 @@ fn into_own(error: hyper_util::client::legacy::Error) -> Result<CallError, Strin
         Some(CallError::Tls(source)) => Ok(CallError::Tls(copy(source))),
         _ => Err(error.to_string()),
     }
+}
+
+/// An alert of the service. In TLS 1.3 it does not like our certificate only after we took the
+/// connection for made; it has not seen the request then.
+fn refused_by_tls(cause: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    // An `io::Error` is no source of itself, and hides what it wraps from `source`.
+    let error = cause.downcast_ref::<io::Error>()?;
+    let wrapped = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(wrapped, rustls::Error::AlertReceived(_)).then(|| copy(error))
 }
 
 /// The same kind and words; the error itself stays where it is.

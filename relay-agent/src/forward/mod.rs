@@ -2,9 +2,13 @@
 //!
 //! Only URLs of the agent's own configuration are ever called. The relay gives the part behind them.
 
+mod allow;
+
 mod body;
 
-mod client;
+mod connect;
+
+mod service;
 
 mod error;
 
@@ -12,8 +16,9 @@ mod headers;
 
 mod route;
 
+pub use allow::{AllowTargets, Entry, Forbidden};
 pub use body::EventBody;
-pub use client::{Answer, Attempt, Forwarder, Outcome};
 pub use error::CallError;
 pub(crate) use headers::request_headers;
-pub use route::{RouteError, Target};
+pub use route::{Place, RouteError, Target};
+pub use service::{Answer, Attempt, Outcome, Service};

@@ -1,21 +1,47 @@
 //! Destination to URL: the configured URL without a final slash, the raw rest of the path, the raw
-//! query. Nothing is normalised, and nothing that the relay sends can change host or scheme.
+//! query. Nothing is normalised, and nothing that the relay sends can change host, socket or scheme.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    path::{Component, Path, PathBuf},
+    str::FromStr,
+};
 
 use http::{Uri, uri};
 
 use crate::config::value::{bare_host, plain_authority};
 
-/// A service, as the configuration names it.
+/// Longest path of a unix socket, in bytes: what its address has room for, less the final zero.
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// A service, as the configuration names it: `http://HOST[:PORT][/PATH]`, `https://...` or
+/// `unix:/SOCKET[:/PATH]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
-    scheme: uri::Scheme,
-    authority: uri::Authority,
-    host: String,
-    port: u16,
+    place: Place,
     /// The configured path without a final slash.
     path: String,
+}
+
+/// What a connection to a service leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A port of a host.
+    Tcp {
+        /// Whether TLS is spoken.
+        tls: bool,
+        /// As in the URL.
+        authority: uri::Authority,
+        /// Host name or address, without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// A socket of this machine; plain HTTP is spoken.
+    Unix {
+        /// Its path.
+        socket: PathBuf,
+    },
 }
 
 /// A request target that is not forwarded.
@@ -33,19 +59,14 @@ pub enum RouteError {
 }
 
 impl Target {
+    /// Where connections lead.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Whether TLS is spoken.
     pub fn is_tls(&self) -> bool {
-        self.scheme == uri::Scheme::HTTPS
-    }
-
-    /// Host name or address, without brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// TCP port.
-    pub fn port(&self) -> u16 {
-        self.port
+        matches!(self.place, Place::Tcp { tls: true, .. })
     }
 
     /// The URL to call for the raw rest of a request target.
@@ -76,9 +97,14 @@ impl Target {
         if path_and_query.as_str().len() != expected_bytes {
             return Err(RouteError::NotVerbatim);
         }
+        let (scheme, authority) = match &self.place {
+            Place::Tcp { tls, authority, .. } => (scheme(*tls), authority.clone()),
+            // What goes to a socket has no host; services see this name unless another is configured.
+            Place::Unix { .. } => (uri::Scheme::HTTP, uri::Authority::from_static("localhost")),
+        };
         let mut parts = uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
+        parts.scheme = Some(scheme);
+        parts.authority = Some(authority);
         parts.path_and_query = Some(path_and_query);
         Uri::from_parts(parts).map_err(|_| RouteError::NotVerbatim)
     }
@@ -97,46 +123,111 @@ fn has_dot_segments(target: &str) -> bool {
     })
 }
 
+fn scheme(tls: bool) -> uri::Scheme {
+    if tls {
+        uri::Scheme::HTTPS
+    } else {
+        uri::Scheme::HTTP
+    }
+}
+
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
-        let scheme = match uri.scheme_str() {
-            Some("http") => uri::Scheme::HTTP,
-            Some("https") => uri::Scheme::HTTPS,
-            _ => return Err(format!("{text:?} must start with http:// or https://")),
-        };
-        let authority = plain_authority(&uri)
-            .and_then(|authority| authority.parse().ok())
-            .ok_or_else(|| format!("{text:?} must name a host, and no user or password"))?;
         if text.contains(['?', '#']) {
             return Err(format!(
                 "{text:?} must not have a query or fragment: the provider's query goes there"
             ));
         }
-        let default_port = if scheme == uri::Scheme::HTTPS {
-            443
-        } else {
-            80
-        };
-        Ok(Self {
-            host: bare_host(&uri),
-            port: uri.port_u16().unwrap_or(default_port),
-            path: uri
-                .path()
-                .strip_suffix('/')
-                .unwrap_or(uri.path())
-                .to_owned(),
-            scheme,
-            authority,
-        })
+        match text.strip_prefix("unix:") {
+            Some(rest) => parse_unix(text, rest),
+            None => parse_url(text),
+        }
     }
+}
+
+fn parse_url(text: &str) -> Result<Target, String> {
+    let uri: Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
+    let tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => {
+            return Err(format!(
+                "{text:?} must start with http://, https:// or unix:/"
+            ));
+        }
+    };
+    let authority: uri::Authority = plain_authority(&uri)
+        .and_then(|authority| authority.parse().ok())
+        .ok_or_else(|| format!("{text:?} must name a host, and no user or password"))?;
+    let place = Place::Tcp {
+        tls,
+        host: bare_host(&uri),
+        port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+        authority,
+    };
+    Ok(Target {
+        place,
+        path: without_final_slash(uri.path()),
+    })
+}
+
+/// As nginx has it: the socket ends where `:/` begins a path.
+fn parse_unix(text: &str, rest: &str) -> Result<Target, String> {
+    if cfg!(not(unix)) {
+        return Err(format!("{text:?}: there are no unix sockets here"));
+    }
+    // `unix:///run/app.sock`, as others write it.
+    let written = rest.strip_prefix("//").filter(|path| path.starts_with('/'));
+    let rest = written.unwrap_or(rest);
+    let (socket, path) = match rest.split_once(":/") {
+        Some((socket, path)) => (socket, format!("/{path}")),
+        None => (rest, String::new()),
+    };
+    let is_plain = Path::new(socket).is_absolute()
+        && !socket.starts_with("//")
+        && !socket.contains('\0')
+        && !Path::new(socket)
+            .components()
+            .any(|part| part == Component::ParentDir);
+    if !is_plain || socket.len() > SOCKET_BYTES_MAX {
+        return Err(format!(
+            "{text:?} must be unix:/SOCKET or unix:/SOCKET:/PATH, with an absolute path without .. \
+             of at most {SOCKET_BYTES_MAX} bytes"
+        ));
+    }
+    let target = Target {
+        place: Place::Unix {
+            socket: socket.into(),
+        },
+        path: without_final_slash(&path),
+    };
+    // The path goes into request lines as it is.
+    match target.join("") {
+        Ok(_) => Ok(target),
+        Err(wrong) => Err(format!("{text:?}: {wrong}")),
+    }
+}
+
+fn without_final_slash(path: &str) -> String {
+    path.strip_suffix('/').unwrap_or(path).to_owned()
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme, self.authority, self.path)
+        match &self.place {
+            Place::Tcp { tls, authority, .. } => {
+                write!(f, "{}://{authority}{}", scheme(*tls), self.path)
+            }
+            Place::Unix { socket } => {
+                write!(f, "unix:{}", socket.display())?;
+                match self.path.as_str() {
+                    "" => Ok(()),
+                    path => write!(f, ":{path}"),
+                }
+            }
+        }
     }
 }
 
@@ -246,11 +337,59 @@ mod tests {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
         let target: Target = "https://[::1]/hook/".parse().unwrap();
-        assert_eq!(
-            (target.host(), target.port(), target.is_tls()),
-            ("::1", 443, true)
-        );
+        let Place::Tcp {
+            tls, host, port, ..
+        } = target.place()
+        else {
+            panic!("a socket");
+        };
+        assert_eq!((*tls, host.as_str(), *port), (true, "::1", 443));
         assert_eq!(target.to_string(), "https://[::1]/hook");
+    }
+
+    #[test]
+    fn unix_sockets_have_a_path_of_the_file_system_and_one_of_the_url() {
+        let cases = [
+            ("unix:/run/app.sock", "/run/app.sock", "http://localhost/x"),
+            (
+                "unix:/run/app.sock:/",
+                "/run/app.sock",
+                "http://localhost/x",
+            ),
+            (
+                "unix:/run/app.sock:/hook/",
+                "/run/app.sock",
+                "http://localhost/hook/x",
+            ),
+            ("unix:/run/a:b", "/run/a:b", "http://localhost/x"),
+            (
+                "unix:///run/app.sock",
+                "/run/app.sock",
+                "http://localhost/x",
+            ),
+        ];
+        for (text, socket, expected) in cases {
+            let target: Target = text.parse().unwrap();
+            let place = Place::Unix {
+                socket: socket.into(),
+            };
+            assert_eq!((target.place(), target.is_tls()), (&place, false), "{text}");
+            assert_eq!(target.join("/x").unwrap(), expected, "{text}");
+            assert_eq!(target.to_string().parse(), Ok(target));
+        }
+        let long = format!("unix:/{}", "x".repeat(SOCKET_BYTES_MAX));
+        for wrong in [
+            "unix:",
+            "unix:run/app.sock",
+            "unix://run",
+            "unix:/run/../app.sock",
+            "unix:/run/app.sock?x=1",
+            "unix:/run/app.sock:/a b",
+            "unix:/run/app\0.sock",
+            &long,
+        ] {
+            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
     }
 
     proptest! {

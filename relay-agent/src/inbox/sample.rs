@@ -1,4 +1,4 @@
-//! Offers and receipts for tests of this crate.
+//! Offers, receipts and services for tests of this crate.
 
 use protocol::{
     frame::{Headers, LeaseToken, Outcome, Receipt, RequestHead},
@@ -6,6 +6,7 @@ use protocol::{
 };
 
 use super::*;
+use crate::config::Lane;
 
 pub(crate) fn offer(number: u128, attempt: u32) -> Offer {
     Offer {
@@ -32,6 +33,22 @@ pub(crate) fn offer(number: u128, attempt: u32) -> Offer {
         used_bytes: 0,
         body: Bytes::new(),
     }
+}
+
+pub(crate) fn lane(to: &str) -> Lane {
+    Lane {
+        target: to.parse().unwrap(),
+        host: None,
+        tls: Default::default(),
+        concurrency: 4,
+        timeout: Duration::from_secs(10),
+        window_bytes: 1 << 20,
+    }
+}
+
+/// A service without TLS that may be anywhere.
+pub(crate) fn service(lane: &Lane) -> Arc<Service> {
+    Arc::new(Service::new(lane, None, Default::default()))
 }
 
 pub(crate) fn receipt(number: u128, attempt: u32, status: u16) -> Receipt {

@@ -1,21 +1,22 @@
 //! What is taken, what waits, what is dropped.
 
-use super::{sample::offer, *};
+use super::{
+    sample::{lane, offer, service},
+    *,
+};
+use crate::config::Lane;
 
 const LINK: LinkId = LinkId(1);
 const OTHER: LinkId = LinkId(2);
 
 fn inbox(concurrency: u32) -> Inbox {
     let mut inbox = Inbox::default();
-    inbox.serve(
-        "ci",
-        &Lane {
-            target: "http://127.0.0.1:1/hook".parse().unwrap(),
-            concurrency,
-            timeout: Duration::from_secs(30),
-            window_bytes: 1 << 20,
-        },
-    );
+    let lane = Lane {
+        concurrency,
+        timeout: Duration::from_secs(30),
+        ..lane("http://127.0.0.1:1/hook")
+    };
+    inbox.serve("ci", service(&lane));
     inbox
 }
 

@@ -39,9 +39,8 @@ use super::{
     socket::{Incoming, Socket},
 };
 use crate::{
-    config::{Lane, Serve},
     explain::Failure,
-    forward::{Forwarder, Outcome},
+    forward::{Outcome, Service},
     inbox::Inbox,
     report::Report,
     status::Status,
@@ -55,14 +54,13 @@ pub(crate) const PROGRAM: &str = concat!("relay-agent/", env!("CARGO_PKG_VERSION
 pub struct Driver {
     session_config: AgentConfig,
     /// Where the events of `listen` go, until the relay has named the destination.
-    listen_lane: Option<Lane>,
+    listener: Option<Arc<Service>>,
     dialer: Arc<Dialer>,
     dialling: Option<Dialling>,
     reconnect: Reconnect,
     links: Vec<Link>,
     links_made: u64,
     inbox: Inbox,
-    forwarder: Forwarder,
     calls: JoinSet<Outcome>,
     report: Report,
     view: Box<dyn View>,
@@ -75,12 +73,19 @@ pub struct Driver {
     farewells: TaskTracker,
 }
 
+/// What is called.
+pub(crate) struct Services {
+    /// By destination.
+    pub(crate) named: Vec<(String, Arc<Service>)>,
+    /// For `listen`, whose destination the relay names.
+    pub(crate) listener: Option<Arc<Service>>,
+}
+
 /// What a driver is made of.
 pub(crate) struct Parts {
     pub(crate) session_config: AgentConfig,
-    pub(crate) serve: Serve,
+    pub(crate) services: Services,
     pub(crate) dialer: Dialer,
-    pub(crate) forwarder: Forwarder,
     pub(crate) report: Report,
     pub(crate) view: Box<dyn View>,
     pub(crate) status: Arc<Status>,
@@ -120,25 +125,18 @@ enum Wake {
 impl Driver {
     pub(crate) fn new(parts: Parts, stop: CancellationToken) -> Self {
         let mut inbox = Inbox::default();
-        let listen_lane = match parts.serve {
-            Serve::Destinations(lanes) => {
-                for (destination, lane) in &lanes {
-                    inbox.serve(destination, lane);
-                }
-                None
-            }
-            Serve::Listen { lane, .. } => Some(lane),
-        };
+        for (destination, service) in parts.services.named {
+            inbox.serve(&destination, service);
+        }
         Self {
             session_config: parts.session_config,
-            listen_lane,
+            listener: parts.services.listener,
             dialer: Arc::new(parts.dialer),
             dialling: None,
             reconnect: Reconnect::new(Instant::now()),
             links: Vec::new(),
             links_made: 0,
             inbox,
-            forwarder: parts.forwarder,
             calls: JoinSet::new(),
             report: parts.report,
             view: parts.view,

@@ -21,8 +21,7 @@ pub struct Line {
     method: String,
     path: String,
     attempt: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
+    target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     duration_ms: u64,
@@ -53,7 +52,7 @@ impl Line {
             // The query may hold what is nobody's business.
             path: for_people(path),
             attempt: offer.attempt,
-            target: outcome.target.as_ref().map(ToString::to_string),
+            target: outcome.target.to_string(),
             status,
             duration_ms: outcome.elapsed.as_millis() as u64,
             outcome: match status {
@@ -94,7 +93,7 @@ impl Line {
                 format!("{time} [ERR] {what} → {error}; will be retried{again} {event_id}")
             }
             (None, status) => {
-                let target = self.target.as_deref().unwrap_or_default();
+                let target = &self.target;
                 let status = status.unwrap_or_default();
                 format!("{time} [{status}] {what} → {target} ({duration_ms}ms){again} {event_id}")
             }
@@ -137,7 +136,7 @@ mod tests {
         change(&mut offer);
         let outcome = Outcome {
             offer: Box::new(offer),
-            target: Some(Arc::new("http://localhost:3000/hook".parse().unwrap())),
+            target: Arc::new("http://localhost:3000/hook".parse().unwrap()),
             result: result.map(|status| Answer {
                 status: status.try_into().unwrap(),
                 headers: Default::default(),

@@ -20,14 +20,11 @@ use protocol::frame::Welcome;
 
 use crate::{
     explain::Failure,
-    forward::{Attempt, Forwarder, Outcome},
+    forward::{Attempt, Outcome},
 };
 
 /// Shows what happens. Must not block: the loop that calls it also answers heartbeats.
 pub trait View: Send {
-    /// The agent is ready to serve, with this to call services.
-    fn ready(&mut self, _forwarder: &Forwarder) {}
-
     /// A call begins.
     fn started(&mut self, _attempt: &Attempt) {}
 

@@ -57,7 +57,7 @@ use self::{
     record::{Call, CallKind, Record},
 };
 use super::{News, View, line::for_people};
-use crate::forward::{Attempt, EventBody, Forwarder, Outcome};
+use crate::forward::{Attempt, EventBody, Outcome};
 
 /// Updates that wait while an editor is open. Beyond that they are counted instead of shown.
 const UPDATES_MAX: usize = 4096;
@@ -88,7 +88,6 @@ pub struct Screen {
 /// What the agent tells the screen.
 #[derive(Debug)]
 enum Update {
-    Forwarder(Forwarder),
     Began(Box<Record>),
     Ended(DeliveryId, Call),
     Replayed(DeliveryId, Call),
@@ -116,7 +115,6 @@ impl Screen {
             updates: receiver,
             sender: updates.clone(),
             runtime: Handle::current(),
-            forwarder: None,
             replays: std::sync::Arc::new(Semaphore::new(REPLAYS_MAX)),
             page: 1,
             // Whatever ends the thread ends the agent: nobody would see what goes on.
@@ -156,10 +154,6 @@ impl Screen {
 }
 
 impl View for Screen {
-    fn ready(&mut self, forwarder: &Forwarder) {
-        self.tell(Update::Forwarder(forwarder.clone()));
-    }
-
     fn started(&mut self, attempt: &Attempt) {
         self.tell(Update::Began(Box::new(Record::new(
             attempt,
@@ -224,7 +218,6 @@ struct Ui {
     /// For what replays have to tell.
     sender: SyncSender<Update>,
     runtime: Handle,
-    forwarder: Option<Forwarder>,
     replays: std::sync::Arc<Semaphore>,
     /// Rows of the list.
     page: usize,
@@ -260,7 +253,6 @@ impl Ui {
     fn take(&mut self, update: Update) {
         let model = &mut self.model;
         match update {
-            Update::Forwarder(forwarder) => self.forwarder = Some(forwarder),
             Update::Began(record) => model.began(*record),
             Update::Ended(delivery, call) => model.ended(delivery, call),
             Update::Replayed(delivery, call) => model.note_call(delivery, call),
@@ -322,7 +314,7 @@ impl Ui {
 
     fn call(&mut self, offer: Box<Offer>, body: bytes::Bytes, kind: CallKind) {
         let delivery = offer.delivery;
-        let (Some(record), Some(forwarder)) = (self.model.record(delivery), &self.forwarder) else {
+        let Some(record) = self.model.record(delivery) else {
             return;
         };
         let Ok(permit) = self.replays.clone().try_acquire_owned() else {
@@ -331,15 +323,15 @@ impl Ui {
             ));
             return;
         };
-        let attempt = Attempt {
+        let attempt = Box::new(Attempt {
             offer,
             body: EventBody::whole(body),
-            target: record.target.clone(),
+            service: record.service.clone(),
             timeout: record.timeout,
-        };
-        let (forwarder, sender) = (forwarder.clone(), self.sender.clone());
+        });
+        let sender = self.sender.clone();
         self.runtime.spawn(async move {
-            let outcome = forwarder.call(attempt).await;
+            let outcome = attempt.call().await;
             let call = Call::new(kind, &outcome, Timestamp::now());
             drop(permit);
             // A screen that is that far behind does without.

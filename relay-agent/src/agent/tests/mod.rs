@@ -49,10 +49,9 @@ impl Running {
 
 fn lane(service: &Service, concurrency: u32) -> Lane {
     Lane {
-        target: service.url().parse().unwrap(),
         concurrency,
-        timeout: Duration::from_secs(10),
         window_bytes: 8 << 20,
+        ..sample::lane(&service.url())
     }
 }
 
@@ -67,6 +66,7 @@ fn config(relay: &Relay, serve: Serve) -> Config {
         },
         ca_file: None,
         serve,
+        allow_targets: Default::default(),
         data: DataConfig::Memory,
         status: None,
         grace: Duration::from_secs(10),
@@ -474,7 +474,7 @@ async fn listening_serves_the_destination_the_relay_made() {
     let (relay, mut service) = (Relay::start().await, Service::start(200).await);
     let serve = Serve::Listen {
         sources: vec!["github".to_owned()],
-        lane: lane(&service, 4),
+        lane: Box::new(lane(&service, 4)),
     };
     let agent = Running::start(config(&relay, serve)).await;
     let mut link = relay.accept().await;

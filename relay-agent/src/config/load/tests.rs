@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use clap::Parser;
 
 use super::*;
-use crate::args::{Args, Command, ConfigCommand};
+use crate::{
+    args::{Args, Command, ConfigCommand},
+    config::{CONCURRENCY_DEFAULT, TIMEOUT_DEFAULT, Trust, WINDOW_BYTES_DEFAULT},
+};
 
 /// Surroundings that a test makes up.
 #[derive(Default)]
@@ -235,6 +238,10 @@ fn a_port_means_this_machine() {
             &["--server", "https://a", "https://svc/x/"],
             "https://svc/x",
         ),
+        (
+            &["--server", "https://a", "unix:/a.sock", "--path", "/x"],
+            "unix:/a.sock:/x",
+        ),
     ] {
         let Serve::Listen { lane, .. } = listen(flags, token()).unwrap().config.serve else {
             panic!("serves destinations");
@@ -243,7 +250,7 @@ fn a_port_means_this_machine() {
     }
     wrong(
         listen(&["--server", "https://a", "ftp://x"], token()),
-        "http:// or https://",
+        "must start with http://",
     );
 }
 
@@ -265,26 +272,132 @@ fn the_example_shows_every_key_with_its_default() {
         file.forward[0].timeout.as_deref().map(parse_duration),
         Some(Ok(TIMEOUT_DEFAULT))
     );
-    for key in [
-        "server",
-        "token_file",
-        "name",
-        "data_dir",
-        "allow_plain_http",
-        "log_level",
-        "log_format",
-        "ca_file",
-        "client_cert_file",
-        "client_key_file",
-        "url",
-        "password_file",
-        "no_proxy",
+    for table in [
+        "",
+        "[[forward]]",
+        "[tls]",
+        "[proxy]",
+        "[limits]",
+        "[observability]",
     ] {
-        assert!(
-            uncommented.contains(&format!("\n{key} = ")),
-            "{key} is missing"
-        );
+        let shown = section(&uncommented, table);
+        for key in keys(table) {
+            // `forward` and the tables are what is looked at one by one.
+            let is_table = uncommented.contains(&format!("[{key}]"));
+            let is_shown = shown.contains(&format!("\n{key} = "));
+            assert!(is_table || is_shown, "{key} is missing in {table:?}");
+        }
     }
     // As it is shipped, only the lines that have no default are set.
     assert!(FileConfig::parse(example, Path::new("relay-agent.toml")).is_ok());
+}
+
+/// The part of a file from the head of a table to the next one.
+fn section<'a>(text: &'a str, table: &str) -> &'a str {
+    let head = format!("\n{table}\n");
+    let start = if table.is_empty() {
+        0
+    } else {
+        text.find(&head).unwrap() + head.len() - 1
+    };
+    let rest = &text[start..];
+    rest.find("\n[").map_or(rest, |end| &rest[..end])
+}
+
+/// Every key a table may have, as the error about an unknown one lists them.
+fn keys(table: &str) -> Vec<String> {
+    let text = format!("{table}\nthere_is_no_such_key_at_all = 1\n");
+    let failure = FileConfig::parse(&text, Path::new("x")).unwrap_err();
+    let fix = failure.fix.unwrap();
+    let list = fix.strip_prefix("the keys here are ").unwrap();
+    list.split(", ").map(str::to_owned).collect()
+}
+
+fn lane(lines: &str) -> Result<crate::config::Lane, Failure> {
+    let (forward, limits) = lines.split_once("[limits]").unwrap_or((lines, ""));
+    let text = format!(
+        "server = \"https://a\"\n[[forward]]\ndestination = \"ci\"\n{forward}\n[limits]\n{limits}"
+    );
+    let loaded = run(&text, &[], Fake::default())?;
+    let Serve::Destinations(mut lanes) = loaded.config.serve else {
+        panic!("listens");
+    };
+    Ok(lanes.remove(0).1)
+}
+
+#[test]
+fn a_service_has_its_own_host_and_trust() {
+    let own = lane("to = \"unix:/run/app.sock:/hook\"\nhost = \"app.corp:8080\"").unwrap();
+    assert_eq!(own.target.to_string(), "unix:/run/app.sock:/hook");
+    assert_eq!(own.host.unwrap(), "app.corp:8080");
+    assert_eq!(own.tls.trust, Trust::System);
+
+    let own = lane(
+        "to = \"https://a\"\nca_file = \"ca.pem\"\nclient_cert_file = \"c\"\nclient_key_file = \"k\"",
+    );
+    let own = own.unwrap();
+    assert_eq!(own.tls.trust, Trust::Only("ca.pem".into()));
+    assert!(own.tls.client_certificate.is_some() && !own.is_insecure());
+    assert!(
+        lane("to = \"https://a\"\ninsecure = true")
+            .unwrap()
+            .is_insecure()
+    );
+
+    for (lines, part) in [
+        ("to = \"http://a\"\ninsecure = true", "forward ci: insecure"),
+        ("to = \"http://a\"\nca_file = \"x\"", "speaks no TLS"),
+        ("to = \"unix:/a\"\nca_file = \"x\"", "speaks no TLS"),
+        (
+            "to = \"https://a\"\ninsecure = true\nca_file = \"x\"",
+            "is verified",
+        ),
+        (
+            "to = \"https://a\"\nclient_cert_file = \"x\"",
+            "needs its key",
+        ),
+        ("to = \"http://a\"\nhost = \"a b\"", "forward ci: host"),
+        ("to = \"http://a\"\nhost = \"u@a\"", "is not a host"),
+        ("to = \"unix:app.sock\"", "unix:/SOCKET"),
+    ] {
+        let failure = lane(lines).unwrap_err();
+        assert!(failure.to_string().contains(part), "{part}: {failure}");
+    }
+}
+
+#[test]
+fn targets_that_never_can_pass_are_errors() {
+    assert!(lane("to = \"http://a\"[limits]allow_targets = [\"a:80\"]").is_ok());
+    for (lines, part) in [
+        (
+            "to = \"http://169.254.169.254/x\"",
+            "cloud metadata service",
+        ),
+        (
+            "to = \"http://b\"[limits]allow_targets = [\"a\"]",
+            "forward ci: to: http://b is not covered by limits.allow_targets",
+        ),
+        (
+            "to = \"http://192.0.2.1\"[limits]allow_targets = [\"10.0.0.0/8\"]",
+            "192.0.2.1:80 is not covered",
+        ),
+        (
+            "to = \"http://a\"[limits]allow_targets = [\"a:b\"]",
+            "limits.allow_targets: \"a:b\" is no target",
+        ),
+        ("to = \"http://a\"[limits]allow_targets = []", "not covered"),
+    ] {
+        let failure = lane(lines).unwrap_err();
+        assert!(failure.to_string().contains(part), "{part}: {failure}");
+    }
+}
+
+#[test]
+fn what_is_insecure_is_marked() {
+    let file = FILE.replace("http://ci", "https://ci") + "insecure = true";
+    let shown = run(&file, &[], Fake::default()).unwrap().to_string();
+    assert!(
+        shown.contains("INSECURE: its certificate is not verified"),
+        "{shown}"
+    );
 }

@@ -244,10 +244,13 @@ async fn a_proxy_over_tls_and_the_relay_behind_are_each_called_by_their_name() {
     let tls = Tls::new(Some(ca_file.path())).unwrap();
     let (certificate, key) = authority.sign("agent.test");
     let (certificate, key) = (file(&certificate.pem()), file(&key.serialize_pem()));
-    let shown = tls.with_client_certificate(&CertificateFiles {
-        certificate: certificate.path().to_owned(),
-        key: key.path().to_owned(),
-    });
+    let shown = tls.with_client_certificate(
+        "tls.",
+        &CertificateFiles {
+            certificate: certificate.path().to_owned(),
+            key: key.path().to_owned(),
+        },
+    );
 
     let (relay, seen) = tls_server(authority.server("relay.test", true)).await;
     let mut proxy = SampleProxy::http(relay, Some(authority.server("localhost", false))).await;

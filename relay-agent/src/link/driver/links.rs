@@ -81,8 +81,8 @@ impl Driver {
         }
         self.reconnect.welcomed();
         self.status.set_ready(true);
-        if let (Some(listening), Some(lane)) = (&welcome.listening, &self.listen_lane) {
-            self.inbox.serve(&listening.destination, lane);
+        if let (Some(listening), Some(service)) = (&welcome.listening, &self.listener) {
+            self.inbox.serve(&listening.destination, service.clone());
         }
         for served in &welcome.destinations {
             let timeout = Duration::from_millis(served.timeout_ms);

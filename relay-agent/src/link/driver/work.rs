@@ -138,10 +138,7 @@ impl Driver {
     fn start(&mut self, attempt: Box<Attempt>) {
         let delivery = attempt.offer.delivery;
         self.view.started(&attempt);
-        let forwarder = self.forwarder.clone();
-        let call = self
-            .calls
-            .spawn(async move { forwarder.call(*attempt).await });
+        let call = self.calls.spawn(attempt.call());
         self.inbox.running(delivery, call);
     }
 

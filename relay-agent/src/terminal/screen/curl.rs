@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::record::Record;
-use crate::forward::request_headers;
+use http::header::HOST;
+
+use crate::forward::{Place, request_headers};
 
 /// A `curl` command that makes the same call again, headers of the relay included.
 ///
@@ -15,10 +17,7 @@ pub(super) fn command(record: &Record) -> Result<String, String> {
         .body
         .as_ref()
         .ok_or("the body is too large to be kept here")?;
-    let target = record
-        .target
-        .as_ref()
-        .ok_or("no service is configured for it")?;
+    let target = record.service.target();
     let uri = target
         .join(&record.offer.request.target)
         .map_err(|error| error.to_string())?;
@@ -27,7 +26,12 @@ pub(super) fn command(record: &Record) -> Result<String, String> {
         "curl -sS -i -X {}",
         quoted(record.offer.request.method.as_bytes())
     );
-    for (name, value) in &headers {
+    if let Place::Unix { socket } = target.place() {
+        let socket = quoted(socket.as_os_str().as_encoded_bytes());
+        let _ = write!(command, " \\\n  --unix-socket {socket}");
+    }
+    let host = record.service.host().map(|host| (&HOST, host));
+    for (name, value) in host.into_iter().chain(&headers) {
         // curl counts for itself.
         if name == http::header::CONTENT_LENGTH {
             continue;
@@ -69,11 +73,12 @@ fn quoted(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, sync::Arc};
 
     use proptest::prelude::*;
 
     use super::{super::sample::record, *};
+    use crate::{forward::Service, inbox::sample::lane};
 
     #[test]
     fn the_whole_request_is_there() {
@@ -84,6 +89,22 @@ mod tests {
             "-H 'hookferry-attempt: 1'",
             "--data-raw '{\"zen\":\"it'\\''s\"}'",
             "'http://localhost:3000/hook/a?a=1&b=2'",
+        ] {
+            assert!(command.contains(part), "{part} in {command}");
+        }
+    }
+
+    #[test]
+    fn a_socket_and_a_host_of_its_own_are_kept() {
+        let mut record = record(1, Some(200));
+        let mut lane = lane("unix:/run/app.sock:/hook");
+        lane.host = Some(http::HeaderValue::from_static("app.corp"));
+        record.service = Arc::new(Service::new(&lane, None, Default::default()));
+        let command = command(&record).unwrap();
+        for part in [
+            "--unix-socket /run/app.sock",
+            "-H 'host: app.corp'",
+            "'http://localhost/hook/a?a=1&b=2'",
         ] {
             assert!(command.contains(part), "{part} in {command}");
         }

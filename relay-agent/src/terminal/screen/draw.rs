@@ -296,11 +296,7 @@ fn details(
 
 fn request(record: &Record, reveals: bool) -> Vec<Line<'static>> {
     let request = &record.offer.request;
-    let target = record
-        .target
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let target = record.service.target();
     let mut lines = vec![Line::styled(
         format!(
             "{} {target}{}",

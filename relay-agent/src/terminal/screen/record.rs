@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use protocol::{frame::Offer, id::DeliveryId};
 
 use crate::{
-    forward::{Answer, Attempt, Outcome, Target},
+    forward::{Answer, Attempt, Outcome, Service},
     terminal::line::for_people,
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Record {
     pub(super) offer: Box<Offer>,
     /// Its body, unless it arrived in parts.
     pub(super) body: Option<Bytes>,
-    pub(super) target: Option<Arc<Target>>,
+    pub(super) service: Arc<Service>,
     pub(super) timeout: std::time::Duration,
     pub(super) came_at: Timestamp,
     /// First to last.
@@ -64,7 +64,7 @@ impl Record {
         Self {
             offer: attempt.offer.clone(),
             body: attempt.body.as_whole().cloned(),
-            target: attempt.target.clone(),
+            service: attempt.service.clone(),
             timeout: attempt.timeout,
             came_at: now,
             calls: Vec::new(),

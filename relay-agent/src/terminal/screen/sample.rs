@@ -1,12 +1,15 @@
 //! Events for the tests of the screen.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::frame::Headers;
 
 use super::record::{Call, CallKind, Record};
-use crate::{forward::Answer, inbox::sample::offer};
+use crate::{
+    forward::Answer,
+    inbox::sample::{lane, offer, service},
+};
 
 pub(super) const NOON: jiff::Timestamp = jiff::Timestamp::constant(1_795_433_942, 0);
 
@@ -31,7 +34,7 @@ pub(super) fn record(number: u128, status: Option<u16>) -> Record {
     Record {
         offer: Box::new(offer),
         body: Some(body),
-        target: Some(Arc::new("http://localhost:3000/hook".parse().unwrap())),
+        service: service(&lane("http://localhost:3000/hook")),
         timeout: Duration::from_secs(30),
         came_at: NOON,
         calls: status

@@ -1,0 +1,216 @@
+//! A service and the connections to it: one request, one answer; no redirects, no proxy, no retry.
+//!
+//! Each service has connections of its own, so that nothing which was opened under another trust is
+//! ever used for it. A connection that was kept and turns out to be closed before a request was begun
+//! on it costs nothing: the request goes out on another one. Once a byte may have left, it is sent
+//! once, and what came of it is the relay's to judge.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
+use protocol::{
+    frame::{Headers, Offer},
+    limits::RESPONSE_START_BYTES_MAX,
+};
+
+use super::{AllowTargets, CallError, EventBody, Target, connect::Connector, headers};
+use crate::{config::Lane, tls::Tls};
+
+/// How long an idle connection is kept. Shorter than the 5 s after which common servers close one,
+/// so that a request seldom meets a connection that is just being closed.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// How much of a response is read; then the connection is dropped.
+const RESPONSE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// One call to make.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What to replay. Its own `body` is empty, `body` below has it.
+    pub offer: Box<Offer>,
+    /// Its body.
+    pub body: EventBody,
+    /// What to call.
+    pub service: Arc<Service>,
+    /// Time for the complete answer.
+    pub timeout: Duration,
+}
+
+/// A finished call.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was replayed.
+    pub offer: Box<Offer>,
+    /// Where.
+    pub target: Arc<Target>,
+    /// What came of it.
+    pub result: Result<Answer, CallError>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What a service answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// Selected headers.
+    pub headers: Headers,
+    /// The start of the body.
+    pub start: Bytes,
+    /// How much body was read.
+    pub body_bytes: u64,
+}
+
+/// A service that can be called: where it is, how much it is asked at a time, and its connections.
+#[derive(Debug)]
+pub struct Service {
+    target: Arc<Target>,
+    /// The Host header, unless it follows from the target.
+    host: Option<HeaderValue>,
+    concurrency: u32,
+    timeout: Duration,
+    client: Client<Connector, EventBody>,
+}
+
+impl Service {
+    /// A service that keeps up to as many connections open between calls as there may be calls.
+    /// `tls` is needed if the target speaks it.
+    pub fn new(lane: &Lane, tls: Option<Tls>, allow: AllowTargets) -> Self {
+        let connector = Connector {
+            place: lane.target.place().clone(),
+            tls: tls.filter(|_| lane.target.is_tls()),
+            allow,
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(lane.concurrency as usize)
+            // Only what has provably not been sent, on a connection that was used before.
+            .retry_canceled_requests(true)
+            .http1_max_buf_size(64 * 1024)
+            .build(connector);
+        Self {
+            target: Arc::new(lane.target.clone()),
+            host: lane.host.clone(),
+            concurrency: lane.concurrency,
+            timeout: lane.timeout,
+            client,
+        }
+    }
+
+    /// Where it is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The Host header, unless it follows from the target.
+    pub fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
+    /// Calls at the same time.
+    pub fn concurrency(&self) -> u32 {
+        self.concurrency
+    }
+
+    /// Time for a complete answer, as configured.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    async fn exchange(&self, offer: &Offer, body: EventBody) -> Result<Answer, CallError> {
+        let response = self
+            .client
+            .request(self.request(offer, body)?)
+            .await
+            .map_err(CallError::from_client)?;
+        let (parts, body) = response.into_parts();
+        if !(200..600).contains(&parts.status.as_u16()) {
+            return Err(CallError::Protocol(format!(
+                "status {}",
+                parts.status.as_u16()
+            )));
+        }
+        let (start, body_bytes) = read_start(body).await?;
+        Ok(Answer {
+            status: parts.status,
+            headers: headers::reported(&parts.headers),
+            start,
+            body_bytes,
+        })
+    }
+
+    fn request(&self, offer: &Offer, body: EventBody) -> Result<Request<EventBody>, CallError> {
+        let method =
+            Method::from_bytes(offer.request.method.as_bytes()).map_err(|_| CallError::Method)?;
+        if method == Method::CONNECT {
+            // It would ask the service to be a proxy, which is no webhook.
+            return Err(CallError::Method);
+        }
+        let uri = self.target.join(&offer.request.target)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers::request_headers(offer)?;
+        if let Some(host) = &self.host {
+            request.headers_mut().insert(header::HOST, host.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Attempt {
+    /// Makes the call. Never fails: what goes wrong is the outcome.
+    pub async fn call(self: Box<Self>) -> Outcome {
+        let Self {
+            offer,
+            body,
+            service,
+            timeout,
+        } = *self;
+        let begun = Instant::now();
+        let exchange = service.exchange(&offer, body);
+        let result = tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Err(CallError::Timeout(timeout)));
+        Outcome {
+            offer,
+            target: service.target.clone(),
+            result,
+            elapsed: begun.elapsed(),
+        }
+    }
+}
+
+/// Reads a response up to the limit and keeps its start.
+async fn read_start(mut body: Incoming) -> Result<(Bytes, u64), CallError> {
+    let mut start = BytesMut::new();
+    let mut body_bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| CallError::from_hyper(&error))?;
+        let Ok(part) = frame.into_data() else {
+            continue;
+        };
+        body_bytes += part.len() as u64;
+        let room = RESPONSE_START_BYTES_MAX - start.len();
+        start.extend_from_slice(&part[..part.len().min(room)]);
+        if body_bytes > RESPONSE_BYTES_MAX {
+            break;
+        }
+    }
+    Ok((start.freeze(), body_bytes))
+}
+
+#[cfg(test)]
+mod tests;
