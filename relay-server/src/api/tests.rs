@@ -269,7 +269,7 @@ async fn every_resource_is_created_listed_shown_and_deleted() {
         "/sources",
         Value::Null,
         401,
-        "E-TOKEN-REVOKED",
+        "E-UNAUTHORISED",
     )
     .await;
 }
@@ -553,7 +553,7 @@ async fn tokens_are_shown_once_and_decide_everything() {
         "/tenants",
         Value::Null,
         401,
-        "E-UNAUTHORISED",
+        "E-TOKEN-REVOKED",
     )
     .await;
 }
