@@ -133,6 +133,10 @@ id! {
     /// One live connection of an agent.
     SessionId, "ses"
 }
+id! {
+    /// One link of the fall-back transport; its agent draws it at random.
+    PipeId, "pip"
+}
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@
 //! - [`limits`]: every bound of the protocol, in one place;
 //! - [`frame`]: who may say what ([`frame::ToAgent`], [`frame::ToRelay`]);
 //! - [`codec`]: frames to bytes and back;
+//! - [`poll`]: frames over single HTTP requests, where WebSockets do not get through;
 //! - [`session`]: the two state machines, [`session::RelaySession`] and [`session::AgentSession`];
 //! - [`code`]: what can go wrong in either program, in words.
 
@@ -21,6 +22,11 @@ pub mod frame;
 
 pub mod codec;
 
+pub mod poll;
+
 pub mod session;
 
 pub mod code;
+
+#[cfg(test)]
+mod dice;

@@ -20,6 +20,22 @@ pub const PREAMBLE_BYTES: usize = 5;
 /// Largest WebSocket message either side may send, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = PREAMBLE_BYTES + HEADER_BYTES_MAX + CHUNK_BYTES_MAX;
 
+/// Largest batch of frames in one request or answer of the fall-back transport, in bytes; the length
+/// in front of each frame counts.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Length in front of each frame of a batch, in bytes.
+pub const FRAME_LENGTH_BYTES: usize = 4;
+
+/// Largest JSON header of such a request or answer, in bytes.
+pub const POLL_HEADER_BYTES_MAX: usize = 4096;
+
+/// Largest body of such a request or answer, in bytes.
+pub const POLL_BYTES_MAX: usize = PREAMBLE_BYTES + POLL_HEADER_BYTES_MAX + BATCH_BYTES_MAX;
+
+/// Longest time a relay holds a poll that has nothing to say: below the idle time-outs of usual proxies.
+pub const POLL_HOLD_MAX: Duration = Duration::from_secs(20);
+
 /// Largest event body the protocol carries, in bytes.
 pub const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -112,6 +128,9 @@ pub const LEASE_MARGIN: Duration = Duration::from_secs(60);
 const _: () = assert!(HEARTBEAT_INTERVAL.as_secs() * 3 <= SILENCE_MAX.as_secs());
 const _: () = assert!(HEARTBEAT_ANSWER_MAX.as_millis() < HEARTBEAT_INTERVAL.as_millis());
 const _: () = assert!(LEASE_MARGIN.as_secs() > SILENCE_MAX.as_secs());
+const _: () = assert!(MESSAGE_BYTES_MAX + FRAME_LENGTH_BYTES <= BATCH_BYTES_MAX);
+const _: () = assert!(CLOSE_REASON_BYTES_MAX * 6 + 256 < POLL_HEADER_BYTES_MAX);
+const _: () = assert!(POLL_HOLD_MAX.as_secs() * 2 < SILENCE_MAX.as_secs());
 const _: () = assert!(RESPONSE_START_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX * 6 + 4 * TEXT_BYTES_MAX < HEADER_BYTES_MAX);
 const _: () = assert!(

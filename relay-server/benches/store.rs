@@ -256,6 +256,7 @@ fn event(number: u128) -> NewEvent {
         deliveries: vec![NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(now)),
             destination: key.destination,
+            order: None,
         }],
     }
 }

@@ -437,24 +437,24 @@ pub struct SourceArgs {
 #[derive(Debug, Subcommand)]
 pub enum DestinationCommand {
     /// Create a destination.
+    #[command(
+        after_help = "Example: relay-server destination create billing --timeout-ms 5000 --status-dead 4xx --status-retry 404,429"
+    )]
     Create {
         /// Its name; agents serve it by this name.
         name: String,
-        /// How long the service may take to answer, in milliseconds [default: 30000].
-        #[arg(long, value_name = "MS")]
-        timeout_ms: Option<u64>,
-        /// How long failed deliveries are retried, in seconds [default: 3 days].
-        #[arg(long, value_name = "SECONDS")]
-        retry_window_s: Option<u64>,
-        /// The longest first wait, in milliseconds; it doubles with every attempt [default: 2000].
-        #[arg(long, value_name = "MS")]
-        retry_base_ms: Option<u64>,
-        /// Attempts at most [default: as many as fit the window].
-        #[arg(long, value_name = "N")]
-        attempts_max: Option<u32>,
-        /// Fixed waits in milliseconds instead of growing ones.
-        #[arg(long, value_name = "MS,MS,...", value_delimiter = ',')]
-        retry_schedule_ms: Vec<u64>,
+        /// How its deliveries are made.
+        #[command(flatten)]
+        policy: PolicyArgs,
+    },
+    /// Change how deliveries are made. What is not named stays as it is; each of retry and status is
+    /// set as a whole.
+    Update {
+        /// Name or id.
+        destination: String,
+        /// What changes.
+        #[command(flatten)]
+        policy: PolicyArgs,
     },
     /// List destinations.
     List(PageArgs),
@@ -468,6 +468,35 @@ pub enum DestinationCommand {
         /// Name or id.
         destination: String,
     },
+}
+
+/// How the deliveries of a destination are made.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// How long the service may take to answer, in milliseconds [default: 30000].
+    #[arg(long, value_name = "MS")]
+    pub timeout_ms: Option<u64>,
+    /// How long failed deliveries are retried, in seconds [default: 3 days].
+    #[arg(long, value_name = "SECONDS")]
+    pub retry_window_s: Option<u64>,
+    /// The longest first wait, in milliseconds; it doubles with every attempt [default: 2000].
+    #[arg(long, value_name = "MS")]
+    pub retry_base_ms: Option<u64>,
+    /// Attempts at most [default: as many as fit the window].
+    #[arg(long, value_name = "N")]
+    pub attempts_max: Option<u32>,
+    /// Fixed waits in milliseconds instead of growing ones.
+    #[arg(long, value_name = "MS,MS,...", value_delimiter = ',')]
+    pub retry_schedule_ms: Vec<u64>,
+    /// Status codes that mean success besides 2xx, such as 409 or 301-399.
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    pub status_deliver: Vec<String>,
+    /// Status codes to try again after, though --status-dead holds them.
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    pub status_retry: Vec<String>,
+    /// Status codes that give a delivery up at once, such as 4xx [default: 410].
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    pub status_dead: Vec<String>,
 }
 
 /// Manage routes.

@@ -6,13 +6,16 @@
 use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
 pub use protocol::code::Code;
 
 use crate::{store::StoreError, tenancy::TokenRefusal};
+
+/// The header field of every answer that is a problem.
+const CODE_FIELD: HeaderName = HeaderName::from_static("hookferry-code");
 
 /// The HTTP status a code is usually answered with; none for what the relay never answers.
 pub fn status(code: Code) -> Option<StatusCode> {
@@ -121,6 +124,9 @@ impl Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // So that an agent can tell this answer from that of something in between, whatever became of
+        // the body.
+        headers.insert(CODE_FIELD, HeaderValue::from_static(self.code.as_str()));
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_millis().div_ceil(1_000).max(1);
             let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
@@ -234,6 +240,7 @@ mod tests {
             "application/problem+json"
         );
         assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["hookferry-code"], "E-RATE");
     }
 
     #[test]

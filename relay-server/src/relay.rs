@@ -23,7 +23,7 @@ use crate::{
     listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, TlsError},
     outbound::{Errands, Network, Outbound, PreloadError, preload},
     problem::{Code, Problem},
-    session::{self, Registry, SessionContext},
+    session::{self, Pipes, Registry, SessionContext},
     settle::Settler,
     store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
     tenancy::{ProviderKeys, SecretKey, Tenancy, TenancyConfig},
@@ -31,6 +31,9 @@ use crate::{
 
 /// Where agents connect.
 const CONNECT_PATH: &str = "/agent/v1/connect";
+
+/// Where agents post that cannot connect.
+const POLL_PATH: &str = "/agent/v1/poll";
 
 /// How often listeners that are gone are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -89,6 +92,7 @@ pub struct Relay {
     errands: Errands,
     public_url: String,
     heartbeat: Duration,
+    node: String,
     grace: Duration,
 }
 
@@ -162,6 +166,7 @@ impl Relay {
             errands,
             public_url,
             heartbeat,
+            node: config.node_name(public_addr.port()),
             grace,
         })
     }
@@ -185,6 +190,7 @@ impl Relay {
     pub fn start(self) -> Running {
         let tasks = TaskTracker::new();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+        let closed = CancellationToken::new();
         let Stores {
             events,
             queries,
@@ -204,6 +210,7 @@ impl Relay {
             settler,
             dispatch: DispatchHandle::clone(&dispatch),
             registry: Arc::clone(&registry),
+            pipes: Pipes::default(),
             tenancy: Arc::clone(&self.tenancy),
             tasks: tasks.clone(),
             draining: draining.clone(),
@@ -211,6 +218,7 @@ impl Relay {
             heartbeat: self.heartbeat,
             grace: self.grace,
             public_url: self.public_url.clone(),
+            node: self.node,
         });
         let api = api::ApiState {
             tenancy: Arc::clone(&self.tenancy),
@@ -227,7 +235,7 @@ impl Relay {
         let admin = Arc::new(AdminDoor(api::router(api)));
 
         let mut vital = JoinSet::new();
-        vital.spawn(self.public.serve(public, tasks.clone(), draining.clone()));
+        vital.spawn(self.public.serve(public, tasks.clone(), closed.clone()));
         vital.spawn(self.admin.serve(admin, tasks.clone(), stop.clone()));
         vital.spawn(dispatcher.run(stop.clone()));
         vital.spawn(self.errands.run(stop.clone()));
@@ -236,6 +244,7 @@ impl Relay {
             vital,
             tasks,
             draining,
+            closed,
             stop,
             registry,
             events,
@@ -262,7 +271,7 @@ fn policies(tenancy: &Arc<Tenancy>) -> Box<crate::settle::Policies> {
     Box::new(move |key: DestinationKey| {
         let directory = tenancy.directory();
         let destination = directory.destination(key.tenant, key.destination)?;
-        Some(destination.policy.retry.clone())
+        Some(destination.policy.judge())
     })
 }
 
@@ -291,6 +300,8 @@ pub struct Running {
     /// Tasks that come and go: connections and sessions.
     tasks: TaskTracker,
     draining: CancellationToken,
+    /// The public door takes no connection any more.
+    closed: CancellationToken,
     stop: CancellationToken,
     registry: Arc<Registry>,
     events: Arc<dyn Events>,
@@ -305,13 +316,17 @@ impl Running {
         }
     }
 
-    /// Stops in the order of the journey: no new requests, then agents finish and leave within
-    /// `deadline`, then everything ends and the store closes.
+    /// Stops in the order of the journey: no new requests unless agents need them to leave, then agents
+    /// finish and leave within `deadline`, then everything ends and the store closes.
     pub async fn drain(self, deadline: Duration) {
         info!(sessions = self.registry.len(), "draining");
         self.draining.cancel();
         let all_left = async {
             while !self.registry.is_empty() {
+                // Agents without a WebSocket need the door to report what they finish.
+                if !self.registry.has_transport(session::POLL) {
+                    self.closed.cancel();
+                }
                 time::sleep(DRAIN_LOOK).await;
             }
         };
@@ -321,6 +336,7 @@ impl Running {
                 "agents had not left by the drain deadline"
             );
         }
+        self.closed.cancel();
         self.stop.cancel();
         self.tasks.close();
         if time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
@@ -350,6 +366,9 @@ impl Handler for PublicDoor {
         let path = request.uri().path();
         if path == CONNECT_PATH {
             return session::upgrade(&self.sessions, request);
+        }
+        if path == POLL_PATH {
+            return session::poll(&self.sessions, request).await;
         }
         if path.starts_with("/in/") {
             return self.ingress.answer(request, peer, &head).await;

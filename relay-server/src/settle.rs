@@ -11,12 +11,12 @@ use tracing::{debug, error, info};
 
 use crate::{
     ids,
-    lifecycle::{AttemptOutcome, AttemptReport, History, RetryPolicy, Verdict, judge},
+    lifecycle::{AttemptOutcome, AttemptReport, Excuse, History, JudgePolicy, Verdict, judge},
     store::{DestinationKey, Due, Events, LeaseInfo, LeaseToken, Settled, Settlement, StoreError},
 };
 
-/// Finds the retry policy of a destination. `None` when the destination is gone.
-pub type Policies = dyn Fn(DestinationKey) -> Option<RetryPolicy> + Send + Sync;
+/// Finds how a destination judges attempts. `None` when the destination is gone.
+pub type Policies = dyn Fn(DestinationKey) -> Option<JudgePolicy> + Send + Sync;
 
 /// A receipt with the lease it reports on, as far as the session knows it.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Settler {
         for ((delivery, verdict), settled) in noted.iter().zip(settled) {
             match (settled, verdict) {
                 (Settled::Applied, Verdict::Deliver) => debug!(%delivery, "delivered"),
-                (Settled::Applied, Verdict::Retry { at }) => {
+                (Settled::Applied, Verdict::Retry { at, .. }) => {
                     debug!(%delivery, %at, "will be tried again")
                 }
                 (Settled::Applied, Verdict::Die { reason }) => {
@@ -195,10 +195,12 @@ impl Settler {
 
     fn judge(&self, outcome: &AttemptOutcome, lease: &LeaseInfo) -> Verdict {
         let policy = (self.policies)(lease.key).unwrap_or_default();
+        let now = self.store.now();
         let history = History {
             attempt: lease.attempt,
-            first_attempt_at: lease.first_attempt_at,
+            spent: lease.spent,
+            lasted: now.since(lease.leased_at),
         };
-        judge(outcome, &policy, history, self.store.now(), rand::random())
+        judge(outcome, &policy, history, Excuse::None, now, rand::random())
     }
 }

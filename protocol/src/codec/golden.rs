@@ -77,10 +77,11 @@ fn welcome() {
                 name: "billing".to_owned(),
                 timeout_ms: 30_000,
             }],
+            node: Some("relay-1:443".to_owned()),
             listening: None,
         }),
-        b"\x01\x00\x00\x00\xb0",
-        r#"{"version":1,"session":"ses_01j8t5cy4t0000000000000000","heartbeat_ms":15000,"silence_ms":45000,"chunk_bytes_max":262144,"destinations":[{"name":"billing","timeout_ms":30000}]}"#,
+        b"\x01\x00\x00\x00\xc5",
+        r#"{"version":1,"session":"ses_01j8t5cy4t0000000000000000","heartbeat_ms":15000,"silence_ms":45000,"chunk_bytes_max":262144,"destinations":[{"name":"billing","timeout_ms":30000}],"node":"relay-1:443"}"#,
         b"",
     );
 }
@@ -95,6 +96,7 @@ fn welcome_to_listen() {
             silence_ms: 45_000,
             chunk_bytes_max: 262_144,
             destinations: Vec::new(),
+            node: None,
             listening: Some(Listening {
                 destination: "listen-7".to_owned(),
                 sources: vec![ListenedSource {

@@ -10,9 +10,9 @@ use crate::{
     limits::{CHUNK_BYTES_MAX, RESPONSE_START_BYTES_MAX},
 };
 
-mod message;
+pub(crate) mod message;
 
-mod kind;
+pub(crate) mod kind;
 
 mod error;
 

@@ -48,6 +48,9 @@ pub struct Welcome {
     pub chunk_bytes_max: u64,
     /// What the session serves.
     pub destinations: Vec<ServedDestination>,
+    /// Which of several relays this is, so that an agent with several sessions can spread them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The expiring destination made for `listen`, if the agent asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening: Option<Listening>,

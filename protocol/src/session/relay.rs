@@ -379,6 +379,11 @@ impl RelaySession {
         }
     }
 
+    /// Whether the session has ended, though not all of its last words may have been polled.
+    pub fn is_ended(&self) -> bool {
+        !matches!(self.end, End::NotYet)
+    }
+
     /// Ends the session now.
     pub fn close(&mut self, close: Close) {
         self.end(close, false);
@@ -427,10 +432,6 @@ impl RelaySession {
 
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
-    }
-
-    fn is_ended(&self) -> bool {
-        !matches!(self.end, End::NotYet)
     }
 
     fn is_offering(&self) -> bool {

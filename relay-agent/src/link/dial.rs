@@ -24,7 +24,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    config::{LinkConfig, Proxy, ProxyKind},
+    config::{LinkConfig, Proxy, ProxyConfig, ProxyKind},
     net,
     tls::Tls,
 };
@@ -105,7 +105,80 @@ impl Dialer {
             .unwrap_or(Err(DialError::Slow(self.upgrade_max)))
     }
 
-    async fn secure(&self, stream: net::Stream) -> Result<net::Stream, DialError> {
+    /// A stream to the relay, through the proxy if there is one, and until when everything on it has
+    /// to be agreed.
+    async fn reach(&self) -> Result<(net::Stream, Instant), DialError> {
+        let addresses = self.find().await?;
+        let stream = self.connect(&addresses).await?;
+        let deadline = self.deadline();
+        let stream = self.pass_proxy(stream, deadline).await?;
+        Ok((stream, deadline))
+    }
+
+    /// Until when everything on a connection that is made now has to be agreed.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.upgrade_max
+    }
+
+    /// The first hop: addresses of the relay, or of the proxy that leads to it.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`].
+    pub(crate) async fn find(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let server = &self.config.server;
+        match &self.config.proxy {
+            Some(via) => {
+                let found = self.resolve(&via.proxy.host, via.proxy.port).await;
+                found.map_err(|error| self.at_proxy(via, ProxyError::Dns(error)))
+            }
+            None => {
+                let found = self.resolve(&server.host, server.port).await;
+                found.map_err(|error| self.no_name(error))
+            }
+        }
+    }
+
+    /// The second hop: TCP to the first of these addresses that answers.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`].
+    pub(crate) async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+        let connected = net::connect(addresses, CONNECT_MAX).await;
+        connected.map_err(|error| match &self.config.proxy {
+            Some(via) => self.at_proxy(via, ProxyError::Connect(error)),
+            None => DialError::Connect(error),
+        })
+    }
+
+    /// The third hop: has the proxy connect to the relay. Without one there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`].
+    pub(crate) async fn pass_proxy(
+        &self,
+        stream: TcpStream,
+        deadline: Instant,
+    ) -> Result<net::Stream, DialError> {
+        let Some(via) = &self.config.proxy else {
+            return Ok(net::Stream::Plain(stream));
+        };
+        let target = self.name_for(&via.proxy).await?;
+        let tunnel = self.tunnel(&via.proxy, stream, &target);
+        timeout_at(deadline, tunnel)
+            .await
+            .unwrap_or(Err(ProxyError::Silent))
+            .map_err(|error| self.at_proxy(via, error))
+    }
+
+    /// The fourth hop: TLS with the relay, if its URL says so.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError::Tls`].
+    pub(crate) async fn secure(&self, stream: net::Stream) -> Result<net::Stream, DialError> {
         let server = &self.config.server;
         match &self.tls {
             Some(tls) if server.tls => {
@@ -116,44 +189,19 @@ impl Dialer {
         }
     }
 
-    /// A stream to the relay, through the proxy if there is one, and until when everything on it has
-    /// to be agreed.
-    async fn reach(&self) -> Result<(net::Stream, Instant), DialError> {
-        let server = &self.config.server;
-        let Some(via) = &self.config.proxy else {
-            let addresses = self
-                .resolve(&server.host, server.port)
-                .await
-                .map_err(|source| DialError::Dns {
-                    host: server.host.clone(),
-                    source,
-                })?;
-            let stream = net::connect(&addresses, CONNECT_MAX)
-                .await
-                .map_err(DialError::Connect)?;
-            let deadline = Instant::now() + self.upgrade_max;
-            return Ok((net::Stream::Plain(stream), deadline));
-        };
-        let at_proxy = |source| DialError::Proxy {
-            via: via.clone(),
-            relay: server.host.clone(),
+    fn no_name(&self, source: io::Error) -> DialError {
+        DialError::Dns {
+            host: self.config.server.host.clone(),
             source,
-        };
-        let addresses = self
-            .resolve(&via.proxy.host, via.proxy.port)
-            .await
-            .map_err(|error| at_proxy(ProxyError::Dns(error)))?;
-        let stream = net::connect(&addresses, CONNECT_MAX)
-            .await
-            .map_err(|error| at_proxy(ProxyError::Connect(error)))?;
-        let deadline = Instant::now() + self.upgrade_max;
-        let target = self.name_for(&via.proxy).await?;
-        let tunnel = self.tunnel(&via.proxy, stream, &target);
-        let stream = timeout_at(deadline, tunnel)
-            .await
-            .unwrap_or(Err(ProxyError::Silent))
-            .map_err(at_proxy)?;
-        Ok((stream, deadline))
+        }
+    }
+
+    fn at_proxy(&self, via: &ProxyConfig, source: ProxyError) -> DialError {
+        DialError::Proxy {
+            via: via.clone(),
+            relay: self.config.server.host.clone(),
+            source,
+        }
     }
 
     /// What the proxy is told: the name of the relay, or its address if this machine is to resolve it.
@@ -164,10 +212,7 @@ impl Dialer {
         }
         let found = timeout(RESOLVE_MAX, net::resolve(&server.host, server.port)).await;
         let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let addresses = found.map_err(|source| DialError::Dns {
-            host: server.host.clone(),
-            source,
-        })?;
+        let addresses = found.map_err(|error| self.no_name(error))?;
         // `resolve` finds at least one.
         let first = addresses.first().map(|address| address.ip().to_string());
         Ok(first.unwrap_or_default())
@@ -217,6 +262,7 @@ impl Dialer {
         Ok(known)
     }
 
+    /// The last hop: an upgrade to a WebSocket.
     async fn upgrade(&self, stream: net::Stream) -> Result<Box<Socket>, DialError> {
         let server = &self.config.server;
         let request = Request::builder()

@@ -11,14 +11,14 @@ use super::{
     Answer, ApiState,
     auth::InTenant,
     complete,
-    extract::{Body, Params},
+    extract::{Body, Params, bad},
     pages::{List, PageParams},
-    unanswered,
+    refused, unanswered,
 };
 use crate::{
-    lifecycle::RetryPolicy,
+    lifecycle::{RetryPolicy, StatusPolicy, StatusSpec},
     problem::{Code, Problem},
-    tenancy::{Destination, DestinationPolicy, Name},
+    tenancy::{Destination, DestinationPolicy, Invalid, Name},
 };
 
 #[derive(Debug, Serialize)]
@@ -27,6 +27,7 @@ pub(super) struct DestinationView {
     name: String,
     timeout_ms: u64,
     retry: RetryPolicy,
+    status: StatusSpec,
     /// The agent that listens, if the destination ends with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<String>,
@@ -52,6 +53,7 @@ fn view(destination: &Destination) -> DestinationView {
         name: destination.name.to_string(),
         timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
         retry: destination.policy.retry.clone(),
+        status: destination.policy.status.spec().clone(),
         listener: destination
             .expiring
             .map(|listener| listener.agent.to_string()),
@@ -62,30 +64,50 @@ fn view(destination: &Destination) -> DestinationView {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewDestination {
-    name: String,
+/// What a destination is made with, or what changes about it; what is absent stays as it is. Each
+/// policy is replaced as a whole.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DestinationBody {
+    /// Given when it is made, and then for good.
+    name: Option<String>,
     timeout_ms: Option<u64>,
     retry: Option<RetryPolicy>,
-}
-
-/// What changes; what is absent stays as it is. A retry policy is replaced as a whole.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DestinationChange {
-    timeout_ms: Option<u64>,
-    retry: Option<RetryPolicy>,
+    status: Option<StatusSpec>,
     /// The version the change is based on.
     version: Option<u64>,
 }
 
-fn apply(policy: &mut DestinationPolicy, timeout_ms: Option<u64>, retry: Option<RetryPolicy>) {
-    if let Some(timeout) = timeout_ms {
-        policy.timeout = Duration::from_millis(timeout);
+/// The policies that a body asks for, with texts read.
+struct PolicyChange {
+    timeout_ms: Option<u64>,
+    retry: Option<RetryPolicy>,
+    status: Option<StatusPolicy>,
+}
+
+impl DestinationBody {
+    fn read(self) -> Result<PolicyChange, Problem> {
+        let status = self.status.map(StatusSpec::compile).transpose();
+        let status = status.map_err(|mistake| refused(&Invalid::from(mistake).into()))?;
+        Ok(PolicyChange {
+            timeout_ms: self.timeout_ms,
+            retry: self.retry,
+            status,
+        })
     }
-    if let Some(retry) = retry {
-        policy.retry = retry;
+}
+
+impl PolicyChange {
+    fn apply(self, policy: &mut DestinationPolicy) {
+        if let Some(timeout) = self.timeout_ms {
+            policy.timeout = Duration::from_millis(timeout);
+        }
+        if let Some(retry) = self.retry {
+            policy.retry = retry;
+        }
+        if let Some(status) = self.status {
+            policy.status = status;
+        }
     }
 }
 
@@ -131,12 +153,13 @@ pub(super) async fn list(
 pub(super) async fn create(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
-    Body(new): Body<NewDestination>,
+    Body(mut new): Body<DestinationBody>,
 ) -> Result<Answer<DestinationView>, Problem> {
+    let name = new.name.take().ok_or_else(|| bad("name", "is missing"))?;
     let mut policy = DestinationPolicy::default();
-    apply(&mut policy, new.timeout_ms, new.retry);
+    new.read()?.apply(&mut policy);
     let tenancy = state.tenancy;
-    let create = async move { tenancy.create_destination(tenant, &new.name, policy).await };
+    let create = async move { tenancy.create_destination(tenant, &name, policy).await };
     Ok(Answer::created(view(&*complete(create).await?)))
 }
 
@@ -161,15 +184,17 @@ pub(super) async fn update(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(destination): Path<String>,
-    Body(change): Body<DestinationChange>,
+    Body(change): Body<DestinationBody>,
 ) -> Result<Answer<DestinationView>, Problem> {
     let id = find(&state, tenant, &destination)?.id;
-    let tenancy = state.tenancy;
+    if change.name.is_some() {
+        return Err(bad("name", "cannot be changed: agents know it"));
+    }
+    let (tenancy, version) = (state.tenancy, change.version);
+    let change = change.read()?;
     let update = async move {
-        let settings =
-            |policy: &mut DestinationPolicy| apply(policy, change.timeout_ms, change.retry);
         tenancy
-            .update_destination(tenant, id, change.version, settings)
+            .update_destination(tenant, id, version, |policy| change.apply(policy))
             .await
     };
     Ok(Answer::ok(view(&*complete(update).await?)))

@@ -257,6 +257,7 @@ pub(super) async fn replay(
     }
     let now = state.events.now();
     let replay = ReplayId::from_u128(ids::fresh(now));
+    let directory = state.tenancy.directory();
     let new = |destination| Replay {
         tenant,
         event: event.event.id,
@@ -264,6 +265,7 @@ pub(super) async fn replay(
         delivery: NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(now)),
             destination,
+            order: directory.order_key(destination, &event.event),
         },
     };
     let wanted: Vec<Replay> = destinations.into_iter().map(new).collect();
@@ -275,7 +277,6 @@ pub(super) async fn replay(
             Replayed::StillOwed(earlier) => (earlier, "still_owed"),
             Replayed::Unknown => return Err(Problem::new(Code::NotFound)),
         };
-        let directory = state.tenancy.directory();
         let known = directory.destination(tenant, wanted.delivery.destination);
         deliveries.push(ReplayedView {
             delivery: delivery.to_string(),

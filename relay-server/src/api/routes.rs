@@ -82,16 +82,15 @@ pub(super) async fn create(
     State(state): State<ApiState>,
     Body(new): Body<NewRoute>,
 ) -> Result<Answer<RouteView>, Problem> {
-    let unknown = |field, kind| {
+    let unknown = |kind: &'static str| {
         let why = format!("the tenant has no such {kind}");
+        let field = kind.into();
         Problem::from(&TenancyError::Invalid(Invalid { field, why }))
     };
     let source = sources::find(&state, tenant, &new.source);
-    let source = source.map_err(|_| unknown("source", "source"))?.source.id;
+    let source = source.map_err(|_| unknown("source"))?.source.id;
     let destination = destinations::find(&state, tenant, &new.destination);
-    let destination = destination
-        .map_err(|_| unknown("destination", "destination"))?
-        .id;
+    let destination = destination.map_err(|_| unknown("destination"))?.id;
     let tenancy = Arc::clone(&state.tenancy);
     let create = async move {
         let name = new.name.as_deref();

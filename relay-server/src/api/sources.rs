@@ -265,7 +265,7 @@ impl NewSourceBody {
 }
 
 fn invalid(field: &'static str, why: impl ToString) -> Problem {
-    let why = why.to_string();
+    let (field, why) = (field.into(), why.to_string());
     Problem::from(&TenancyError::Invalid(Invalid { field, why }))
 }
 

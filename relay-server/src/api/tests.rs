@@ -176,6 +176,7 @@ impl Api {
         let delivery = NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(NOW)),
             destination: destination.parse().unwrap(),
+            order: None,
         };
         let header = |name: &'static [u8], value: &'static [u8]| {
             (
@@ -204,7 +205,7 @@ impl Api {
         let new = NewEvent {
             event,
             dedupe_window: std::time::Duration::ZERO,
-            deliveries: vec![delivery],
+            deliveries: vec![delivery.clone()],
         };
         self.store.append(new).await.unwrap();
         (id.to_string(), delivery.id.to_string())

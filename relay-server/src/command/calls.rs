@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
-    DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, RouteCommand,
-    SecretArgs, SourceArgs, SourceCommand, TenantCommand, TestArgs, TokenCommand,
+    DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, PolicyArgs,
+    RouteCommand, SecretArgs, SourceArgs, SourceCommand, TenantCommand, TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -52,6 +52,12 @@ impl Call {
     fn post(path: &[&str], body: Value) -> Self {
         let mut call = Self::new(Method::POST, path, Show::Item);
         call.body = Some(body);
+        call
+    }
+
+    fn patch(path: &[&str], body: Value) -> Self {
+        let mut call = Self::post(path, body);
+        call.method = Method::PATCH;
         call
     }
 
@@ -104,9 +110,7 @@ pub(super) fn source(command: SourceCommand) -> Result<Call, Failure> {
             if enable || disable {
                 body.insert("enabled".to_owned(), enable.into());
             }
-            let mut call = Call::post(&["sources", &source], body.into());
-            call.method = Method::PATCH;
-            call
+            Call::patch(&["sources", &source], body.into())
         }
         SourceCommand::RotateSecret {
             source,
@@ -188,7 +192,6 @@ fn source_settings(args: SourceArgs) -> Result<Map<String, Value>, Failure> {
     let mut set = |name: &str, value: Option<Value>| {
         body.extend(value.map(|value| (name.to_owned(), value)));
     };
-    let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::from(items));
     set("preset", args.preset.map(Value::from));
     if let Some(path) = &args.rule {
         let rule = serde_json::from_str(&read_text(path)?)
@@ -224,37 +227,52 @@ fn source_settings(args: SourceArgs) -> Result<Map<String, Value>, Failure> {
 
 pub(super) fn destination(command: DestinationCommand) -> Result<Call, Failure> {
     Ok(match command {
-        DestinationCommand::Create {
-            name,
-            timeout_ms,
-            retry_window_s,
-            retry_base_ms,
-            attempts_max,
-            retry_schedule_ms,
-        } => {
-            let mut retry = Map::new();
-            let mut set = |name: &str, value: Option<Value>| {
-                retry.extend(value.map(|value| (name.to_owned(), value)));
-            };
-            let window_ms = retry_window_s.map(|seconds| seconds.saturating_mul(1_000));
-            set("window_ms", window_ms.map(Value::from));
-            set("base_ms", retry_base_ms.map(Value::from));
-            set("attempts_max", attempts_max.map(Value::from));
-            let schedule = (!retry_schedule_ms.is_empty()).then(|| retry_schedule_ms.into());
-            set("schedule_ms", schedule);
-            let mut body = json!({ "name": name });
-            if let Some(timeout) = timeout_ms {
-                body["timeout_ms"] = timeout.into();
-            }
-            if !retry.is_empty() {
-                body["retry"] = retry.into();
-            }
-            Call::post(&["destinations"], body)
+        DestinationCommand::Create { name, policy } => {
+            let mut body = policy_body(policy);
+            body.insert("name".to_owned(), name.into());
+            Call::post(&["destinations"], body.into())
         }
+        DestinationCommand::Update {
+            destination,
+            policy,
+        } => Call::patch(&["destinations", &destination], policy_body(policy).into()),
         DestinationCommand::List(page) => Call::list(&["destinations"], page, Show::Destinations),
         DestinationCommand::Get { destination } => Call::get(&["destinations", &destination]),
         DestinationCommand::Delete { destination } => Call::delete(&["destinations", &destination]),
     })
+}
+
+fn policy_body(args: PolicyArgs) -> Map<String, Value> {
+    let window_ms = args
+        .retry_window_s
+        .map(|seconds| seconds.saturating_mul(1_000));
+    let retry = object([
+        ("window_ms", window_ms.map(Value::from)),
+        ("base_ms", args.retry_base_ms.map(Value::from)),
+        ("attempts_max", args.attempts_max.map(Value::from)),
+        ("schedule_ms", list(args.retry_schedule_ms)),
+    ]);
+    let status = object([
+        ("deliver", list(args.status_deliver)),
+        ("retry", list(args.status_retry)),
+        ("dead", list(args.status_dead)),
+    ]);
+    let some = |object: Map<String, Value>| (!object.is_empty()).then(|| object.into());
+    object([
+        ("timeout_ms", args.timeout_ms.map(Value::from)),
+        ("retry", some(retry)),
+        ("status", some(status)),
+    ])
+}
+
+fn list<T: Into<Value>>(items: Vec<T>) -> Option<Value> {
+    (!items.is_empty()).then(|| Value::from(items))
+}
+
+/// The fields that have a value.
+fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    let given = |(name, value): (&str, Option<Value>)| Some((name.to_owned(), value?));
+    fields.into_iter().filter_map(given).collect()
 }
 
 pub(super) fn route(command: RouteCommand) -> Result<Call, Failure> {

@@ -8,6 +8,7 @@ use crate::{
     args::{Cli, InitArgs},
     clock::{Clock as _, SystemClock},
     ingress::Ingress,
+    lifecycle::Meaning,
     store::{Due, Settings, memory::Memory},
     tenancy::{SecretKey, Tenancy, TenancyConfig, create_operator_token},
 };
@@ -103,6 +104,7 @@ async fn a_relay_is_set_up_from_the_command_line() {
         "source list --tenant acme",
         "source get stripe --tenant acme",
         "destination create billing --tenant acme --timeout-ms 5000 --attempts-max 3 --retry-schedule-ms 1,2",
+        "destination update billing --tenant acme --status-dead 4xx --status-retry 404,429",
         "destination get billing --tenant acme",
         "destination list --tenant acme -o ndjson",
         "route create --tenant acme --source stripe --destination billing",
@@ -130,7 +132,10 @@ async fn a_relay_is_set_up_from_the_command_line() {
     assert!(source.source.settings.dedupe.body_hash && !source.source.settings.enabled);
     assert_eq!(source.source.secrets.len(), 1);
     let destination = directory.destination_by_name(tenant, &"billing".parse().unwrap());
-    assert_eq!(destination.unwrap().policy.retry.schedule_ms, [1, 2]);
+    let policy = &destination.unwrap().policy;
+    assert_eq!(policy.retry.schedule_ms, [1, 2]);
+    assert_eq!(policy.status.meaning(404), Meaning::Retry);
+    assert_eq!(policy.status.meaning(422), Meaning::Dead);
     let token = std::fs::read_to_string(desk.path("agent")).unwrap();
     assert!(
         directory
@@ -181,6 +186,12 @@ async fn failures_have_a_code_and_an_exit_code() {
         "source create a --tenant acme --preset none --var x",
         1,
         "NAME=VALUE",
+    )
+    .await;
+    desk.fails(
+        "destination create a --tenant acme --status-dead 404,4x",
+        1,
+        "status.dead[1]",
     )
     .await;
     desk.fails(

@@ -19,6 +19,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_doors().map_err(ConfigError::Together)?;
         self.check_urls().map_err(ConfigError::Together)?;
+        self.check_names().map_err(ConfigError::Together)?;
         self.check_sizes().map_err(ConfigError::Together)
     }
 
@@ -76,6 +77,18 @@ impl Config {
             None => Err(format!(
                 "public_url = {text:?} is not a URL such as https://hooks.example.com"
             )),
+        }
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        let is_usable = |name: &String| {
+            (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        match &self.node_name {
+            Some(name) if !is_usable(name) => Err(format!(
+                "node_name = {name:?} must have 1 to 64 characters of ASCII, without spaces"
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -71,6 +71,12 @@ pub const KEYS: &[Key] = &[
         "What providers see, such as https://hooks.example.com [default: from the listener]",
     ),
     key(
+        "node_name",
+        Shape::Text,
+        "NAME",
+        "What agents call this relay, to tell it from others [default: host name and port]",
+    ),
+    key(
         "data_dir",
         Shape::Text,
         "DIR",

@@ -37,6 +37,9 @@ pub struct Config {
     /// What providers see, if not `listen`: scheme, host and perhaps a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
+    /// What agents and logs call this relay, if not host name and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
     /// Where everything durable is.
     pub data_dir: PathBuf,
     /// The key that encrypts providers' secrets, if not `secret_key` in the data directory.
@@ -123,6 +126,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             public_url: None,
+            node_name: None,
             data_dir: PathBuf::from("/var/lib/hookferry"),
             key_file: None,
             keys_dir: None,
@@ -178,6 +182,18 @@ impl Config {
             None if self.tls_cert.is_some() => format!("https://{}", self.listen),
             None => format!("http://{}", self.listen),
         }
+    }
+
+    /// What tells this relay from others: the name that was chosen for it, else host name and port.
+    pub fn node_name(&self, port: u16) -> String {
+        if let Some(name) = &self.node_name {
+            return name.clone();
+        }
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = name.or_else(|| std::env::var("HOSTNAME").ok());
+        let name = name.map(|name| name.trim().to_owned());
+        let name = name.filter(|name| !name.is_empty());
+        format!("{}:{port}", name.as_deref().unwrap_or("relay"))
     }
 
     /// Where the key for providers' secrets is: where the operator says, else among systemd's

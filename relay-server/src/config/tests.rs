@@ -172,6 +172,7 @@ fn settings_must_go_together() {
         "different ports",
     );
     fails(&file("trusted_proxies = [\"10/8\"]"), "trusted_proxies: ");
+    fails(&file("node_name = \"relay 1\""), "node_name");
     fails(
         &file("public_url = \"hooks.example.com\""),
         "not a URL such as",
@@ -201,6 +202,7 @@ fn settings_must_go_together() {
         "public_url = \"https://hooks.example.com/relay/\"",
         "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"",
         "trusted_proxies = [\"10.0.0.0/8\", \"::1\"]",
+        "node_name = \"relay-1\"",
     ] {
         assert!(load(&file(good)).is_ok(), "{good}");
     }
@@ -210,6 +212,7 @@ fn settings_must_go_together() {
 fn the_list_of_keys_is_complete() {
     let mut everything = Config {
         public_url: Some(String::new()),
+        node_name: Some(String::new()),
         key_file: Some(PathBuf::new()),
         keys_dir: Some(PathBuf::new()),
         ..Config::default()

@@ -40,13 +40,18 @@ impl Default for BodyDeadlines {
 
 /// Memory for bodies that are being read or written to the store, shared by all requests.
 #[derive(Debug, Clone)]
-pub(super) struct BodyMemory(Arc<Semaphore>);
+pub(crate) struct BodyMemory(Arc<Semaphore>);
 
 impl BodyMemory {
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(Semaphore::new(
             usize::try_from(bytes / UNIT).unwrap_or(usize::MAX >> 4),
         )))
+    }
+
+    /// Whether nobody else reads anything into it.
+    pub(crate) fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     fn reserve(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, BodyError> {
@@ -65,14 +70,14 @@ impl BodyMemory {
 
 /// A body, and the memory it occupies until this is dropped.
 #[derive(Debug)]
-pub(super) struct ReadBody {
-    pub(super) bytes: Bytes,
+pub(crate) struct ReadBody {
+    pub(crate) bytes: Bytes,
     _memory: Vec<OwnedSemaphorePermit>,
 }
 
 /// Why a body was not read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     /// It is longer than the source takes.
     TooLarge,
     /// It did not come in time.
@@ -84,7 +89,7 @@ pub(super) enum BodyError {
 }
 
 /// Reads a body of at most `bytes_max`.
-pub(super) async fn read(
+pub(crate) async fn read(
     mut body: Incoming,
     bytes_max: u64,
     memory: &BodyMemory,

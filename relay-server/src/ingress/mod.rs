@@ -22,6 +22,7 @@ mod test_event;
 
 pub use accept::{Ingress, IngressConfig, IngressCounters};
 pub use body::BodyDeadlines;
+pub(crate) use body::{BodyError, BodyMemory, read as read_body};
 pub use rate::Rate;
 pub use receive::Accepted;
 pub use test_event::TestEvent;

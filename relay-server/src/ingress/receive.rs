@@ -185,10 +185,13 @@ impl Ingress {
             provider_id: known.provider_id,
             remote: received.remote,
         };
+        let directory = self.tenancy.directory();
         let fresh = |destination| NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(now)),
             destination,
+            order: directory.order_key(destination, &event),
         };
+        let deliveries = live.destinations.iter().copied().map(fresh).collect();
         let mut accepted = Accepted {
             id: event.id,
             duplicate: false,
@@ -197,7 +200,7 @@ impl Ingress {
         let new = NewEvent {
             event,
             dedupe_window: live.source.settings.dedupe.window,
-            deliveries: live.destinations.iter().copied().map(fresh).collect(),
+            deliveries,
         };
         match self.store.append(new).await {
             Ok(Appended::New) => {

@@ -7,6 +7,8 @@ mod delivery;
 
 mod attempt;
 
+mod status;
+
 mod retry;
 
 mod order;
@@ -19,5 +21,6 @@ pub use event::{Event, Verification};
 pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };
-pub use retry::RetryPolicy;
-pub use verdict::{History, Verdict, judge};
+pub use retry::{RetryPolicy, Spent};
+pub use status::{Meaning, StatusMistake, StatusPolicy, StatusSpec};
+pub use verdict::{Excuse, History, JudgePolicy, Verdict, judge};

@@ -2,12 +2,12 @@
 //! that the state machine, the store or the settler decide.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use protocol::{
     frame::{self, Cancel, Drain, Hello, Refuse, RefuseCode, ToRelay, Welcome},
     id::SessionId,
@@ -15,16 +15,8 @@ use protocol::{
     session::{Close, NotOffered, RelayConfig, RelayOutput, RelaySession},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
     time,
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self, Message,
-        protocol::{CloseFrame, frame::coding::CloseCode as WireCode},
-    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -32,8 +24,10 @@ use tracing::{debug, info, warn};
 use super::{
     Authorised,
     admission::{Admitted, Served, admit},
+    pipes::Pipes,
     registry::Registry,
-    serving::{Serving, held},
+    serving::{Opening, Serving, held},
+    transport::{Broken, Incoming, Transport},
 };
 use crate::{
     dispatch::{self, DispatchHandle},
@@ -45,12 +39,6 @@ use crate::{
 
 /// Messages read before the answers are flushed.
 const READ_BURST: usize = 64;
-
-/// How long a peer that does not read may block a write.
-const WRITE_MAX: Duration = Duration::from_secs(10);
-
-/// How long to wait for the other side's close frame.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Batches of leases, receipts and confirmations that may wait. Each holds at least one delivery
 /// that is covered by credit.
@@ -64,6 +52,8 @@ pub(crate) struct SessionContext {
     pub(crate) settler: Arc<Settler>,
     pub(crate) dispatch: DispatchHandle,
     pub(crate) registry: Arc<Registry>,
+    /// The links of the fall-back transport.
+    pub(crate) pipes: Pipes,
     pub(crate) tenancy: Arc<Tenancy>,
     pub(crate) tasks: TaskTracker,
     /// The relay is going away: sessions ask their agents to leave.
@@ -76,11 +66,20 @@ pub(crate) struct SessionContext {
     pub(crate) grace: Duration,
     /// What providers see, without a final slash.
     pub(crate) public_url: String,
+    /// Which of several relays this is.
+    pub(crate) node: String,
+}
+
+impl SessionContext {
+    /// Silence after which an agent is presumed gone.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.heartbeat * 3
+    }
 }
 
 /// What woke a session.
 enum Wake {
-    Message(Option<Result<Message, tungstenite::Error>>),
+    Incoming(Incoming),
     Leases(Vec<Lease>),
     Confirmed(Vec<frame::Settled>),
     TokensChanged,
@@ -90,11 +89,11 @@ enum Wake {
 }
 
 /// One live connection of an agent.
-pub(super) struct Session<S> {
+pub(super) struct Session<T> {
     context: Arc<SessionContext>,
     authorised: Authorised,
     id: SessionId,
-    socket: WebSocketStream<S>,
+    transport: T,
     machine: RelaySession,
     /// Set once it is welcomed.
     serving: Option<Serving>,
@@ -113,18 +112,14 @@ struct Ended {
     said_bye: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<T: Transport> Session<T> {
     /// A session that waits for Hello.
-    pub(super) fn new(
-        context: Arc<SessionContext>,
-        authorised: Authorised,
-        socket: WebSocketStream<S>,
-    ) -> Self {
+    pub(super) fn new(context: Arc<SessionContext>, authorised: Authorised, transport: T) -> Self {
         let (outlet, leases) = mpsc::channel(QUEUE_MAX);
         let (confirm, confirmed) = mpsc::channel(QUEUE_MAX);
         let config = RelayConfig {
             heartbeat: context.heartbeat,
-            silence_max: context.heartbeat * 3,
+            silence_max: context.silence_max(),
         };
         Self {
             id: SessionId::from_u128(ids::fresh(context.store.now())),
@@ -132,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             tokens: context.tenancy.changes(),
             context,
             authorised,
-            socket,
+            transport,
             serving: None,
             leases,
             outlet,
@@ -147,8 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) async fn run(mut self) {
         let ended = self.serve().await;
         self.leave(ended.said_bye).await;
-        self.close_socket(&ended.close).await;
         info!(session = %self.id, reason = %ended.close.reason, "a session ended");
+        self.transport.close(&ended.close).await;
     }
 
     async fn serve(&mut self) -> Ended {
@@ -156,14 +151,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             match self.perform().await {
                 Ok(None) => {}
                 Ok(Some(ended)) => return ended,
-                Err(_) => {
+                Err(Broken) => {
                     // The link is broken or the agent does not read: what it holds is kept for it.
                     self.machine.handle_disconnect();
                     continue;
                 }
             }
             match self.wait().await {
-                Wake::Message(message) => self.read_burst(message),
+                Wake::Incoming(incoming) => self.read_burst(incoming),
                 Wake::Leases(batch) => self.offer(batch).await,
                 Wake::Confirmed(settled) => self.machine.confirm(settled),
                 Wake::TokensChanged => self.check_token(),
@@ -177,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn wait(&mut self) -> Wake {
         let timeout = self.machine.poll_timeout().map(time::Instant::from_std);
         tokio::select! {
-            message = self.socket.next() => Wake::Message(message),
+            incoming = self.transport.next() => Wake::Incoming(incoming),
             Some(batch) = self.leases.recv() => Wake::Leases(batch),
             Some(settled) = self.confirmed.recv() => Wake::Confirmed(settled),
             Ok(()) = self.tokens.changed() => Wake::TokensChanged,
@@ -187,27 +182,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Carries out what the machine wants, then flushes once.
-    async fn perform(&mut self) -> Result<Option<Ended>, tungstenite::Error> {
+    /// Carries out what the machine wants as long as that can be sent, then flushes once.
+    async fn perform(&mut self) -> Result<Option<Ended>, Broken> {
         let mut fed = false;
-        while let Some(output) = self.machine.poll_output() {
+        while self.transport.has_room() || self.machine.is_ended() {
+            let Some(output) = self.machine.poll_output() else {
+                break;
+            };
             match output {
                 RelayOutput::Send(frame) => {
-                    let frame = Message::Binary(frame.encode());
-                    in_time(self.socket.feed(frame)).await?;
+                    self.transport.feed(frame.encode()).await?;
                     fed = true;
                 }
                 RelayOutput::Hello(hello) => self.answer_hello(*hello).await,
                 RelayOutput::Close { close, said_bye } => {
                     // It has ended anyway; that its last words are not heard changes nothing.
-                    let _ = in_time(self.socket.flush()).await;
+                    let _ = self.transport.flush().await;
                     return Ok(Some(Ended { close, said_bye }));
                 }
                 news => self.pass_on(news).await,
             }
         }
         if fed {
-            in_time(self.socket.flush()).await?;
+            self.transport.flush().await?;
         }
         Ok(None)
     }
@@ -236,47 +233,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Takes a message and whatever else has arrived already.
-    fn read_burst(&mut self, first: Option<Result<Message, tungstenite::Error>>) {
-        let mut message = first;
+    /// Takes what came in and whatever else has arrived already.
+    fn read_burst(&mut self, first: Incoming) {
+        let mut incoming = first;
         for _ in 0..READ_BURST {
-            if !self.take_message(message) {
+            if !self.take_incoming(incoming) {
                 return;
             }
-            match self.socket.next().now_or_never() {
-                Some(next) => message = next,
+            match self.transport.next().now_or_never() {
+                Some(next) => incoming = next,
                 None => return,
             }
         }
-        self.take_message(message);
+        self.take_incoming(incoming);
     }
 
     /// False when nothing more can come.
-    fn take_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> bool {
-        let now = Instant::now();
-        match message {
-            Some(Ok(Message::Binary(bytes))) => match ToRelay::decode(bytes) {
-                Ok(frame) => {
-                    let taken = self.machine.handle_frame(frame, now);
-                    if let Err(violation) = &taken {
-                        warn!(session = %self.id, %violation, "an agent broke the protocol");
-                    }
-                    taken.is_ok()
-                }
-                Err(error) => {
-                    warn!(session = %self.id, %error, "an agent sent what is no frame");
-                    self.machine.handle_malformed(now);
-                    false
-                }
-            },
-            Some(Ok(Message::Text(_))) => {
-                self.machine.handle_malformed(now);
+    fn take_incoming(&mut self, incoming: Incoming) -> bool {
+        match incoming {
+            Incoming::Frame(bytes) => self.take_frame(bytes),
+            Incoming::Malformed => {
+                self.machine.handle_malformed(Instant::now());
                 false
             }
-            // WebSocket's own pings are answered by the library.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => true,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => {
+            Incoming::Room => true,
+            Incoming::Gone => {
                 self.machine.handle_disconnect();
+                false
+            }
+        }
+    }
+
+    fn take_frame(&mut self, bytes: Bytes) -> bool {
+        let now = Instant::now();
+        match ToRelay::decode(bytes) {
+            Ok(frame) => {
+                let taken = self.machine.handle_frame(frame, now);
+                if let Err(violation) = &taken {
+                    warn!(session = %self.id, %violation, "an agent broke the protocol");
+                }
+                taken.is_ok()
+            }
+            Err(error) => {
+                warn!(session = %self.id, %error, "an agent sent what is no frame");
+                self.machine.handle_malformed(now);
                 false
             }
         }
@@ -291,10 +291,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         };
         let (tenant, confirm) = (self.authorised.tenant, self.confirm.clone());
-        let serving = Serving::open(&self.context, self.id, tenant, &hello, &admitted, confirm);
+        let opening = Opening {
+            id: self.id,
+            tenant,
+            transport: T::NAME,
+            hello: &hello,
+            admitted: &admitted,
+        };
+        let serving = Serving::open(&self.context, &opening, confirm);
         let lost = serving.resume(&hello).await;
-        self.machine
-            .welcome(welcome(self.id, admitted), Instant::now());
+        let welcome = welcome(self.id, &self.context.node, admitted);
+        self.machine.welcome(welcome, Instant::now());
         for held in lost {
             let reason = "the delivery is settled, or another agent has it".to_owned();
             self.machine.cancel(Cancel {
@@ -369,28 +376,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             serving.end(said_bye).await;
         }
     }
-
-    /// Says why, and reads until the other side has heard it.
-    async fn close_socket(&mut self, close: &Close) {
-        let frame = CloseFrame {
-            code: WireCode::from(close.code.as_u16()),
-            reason: close.reason.clone().into(),
-        };
-        let farewell = async {
-            if self.socket.close(Some(frame)).await.is_ok() {
-                while let Some(Ok(_)) = self.socket.next().await {}
-            }
-        };
-        let _ = time::timeout(CLOSE_MAX, farewell).await;
-    }
-}
-
-/// Only writes are cut short: what else a session does must not be left half done.
-async fn in_time(
-    write: impl Future<Output = Result<(), tungstenite::Error>>,
-) -> Result<(), tungstenite::Error> {
-    let late = |_| tungstenite::Error::Io(io::ErrorKind::TimedOut.into());
-    time::timeout(WRITE_MAX, write).await.map_err(late)?
 }
 
 async fn sleep_until(instant: Option<time::Instant>) {
@@ -401,7 +386,7 @@ async fn sleep_until(instant: Option<time::Instant>) {
 }
 
 /// The machine fills in version and heartbeats.
-fn welcome(session: SessionId, admitted: Admitted) -> Welcome {
+fn welcome(session: SessionId, node: &str, admitted: Admitted) -> Welcome {
     Welcome {
         version: limits::VERSION,
         session,
@@ -409,6 +394,7 @@ fn welcome(session: SessionId, admitted: Admitted) -> Welcome {
         silence_ms: 0,
         chunk_bytes_max: 0,
         destinations: admitted.served.iter().map(Served::to_frame).collect(),
+        node: Some(node.to_owned()),
         listening: admitted.listening,
     }
 }

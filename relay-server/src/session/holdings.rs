@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
+        lifecycle::Spent,
         store::{DestinationKey, LeaseToken},
     };
 
@@ -128,8 +129,9 @@ mod tests {
             delivery: DeliveryId::from_u128(number),
             event: EventId::from_u128(1),
             attempt: 1,
+            leased_at: Timestamp(0),
+            spent: Spent::default(),
             replay: None,
-            first_attempt_at: Timestamp(0),
         }
     }
 

@@ -1,4 +1,15 @@
-//! Live connections of agents: the upgrade, the loop around the state machine, and who holds what.
+//! Live connections of agents: how they are opened, the loop around the state machine, and who holds
+//! what.
+
+mod authorised;
+
+mod upgrade;
+
+mod poll;
+
+mod pipes;
+
+mod transport;
 
 mod admission;
 
@@ -12,10 +23,10 @@ mod serving;
 
 mod settling;
 
-mod upgrade;
-
+pub use authorised::Authorised;
 pub use registry::{Registry, SessionView};
-pub use upgrade::Authorised;
 
 pub(crate) use driver::SessionContext;
+pub(crate) use pipes::{POLL, Pipes};
+pub(crate) use poll::poll;
 pub(crate) use upgrade::upgrade;

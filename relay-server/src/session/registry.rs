@@ -32,6 +32,8 @@ pub(super) struct LiveSession {
     pub(super) agent: AgentId,
     pub(super) name: String,
     pub(super) program: String,
+    /// What carries it.
+    pub(super) transport: &'static str,
     pub(super) destinations: Vec<DestinationId>,
     pub(super) since: Timestamp,
     /// The last round trip, in microseconds; 0 before the first.
@@ -49,6 +51,8 @@ pub struct SessionView {
     pub name: String,
     /// Its program and version.
     pub program: String,
+    /// What carries it: `websocket` or `poll`.
+    pub transport: &'static str,
     /// What it serves.
     pub destinations: Vec<DestinationId>,
     /// When it was welcomed.
@@ -98,6 +102,13 @@ impl Registry {
         self.sessions.is_empty()
     }
 
+    /// Whether any live session is carried by this.
+    pub(crate) fn has_transport(&self, transport: &str) -> bool {
+        self.sessions
+            .iter()
+            .any(|session| session.transport == transport)
+    }
+
     /// Whether any live session serves a destination.
     pub fn serves(&self, tenant: TenantId, destination: DestinationId) -> bool {
         self.sessions
@@ -126,6 +137,7 @@ impl LiveSession {
             agent: self.agent,
             name: self.name.clone(),
             program: self.program.clone(),
+            transport: self.transport,
             destinations: self.destinations.clone(),
             since: self.since,
             rtt_us: (rtt_us > 0).then_some(rtt_us),

@@ -44,16 +44,30 @@ pub(super) struct Serving {
     listener: Option<DestinationKey>,
 }
 
+/// A session that is about to be welcomed.
+pub(super) struct Opening<'a> {
+    pub(super) id: SessionId,
+    pub(super) tenant: TenantId,
+    /// What carries it.
+    pub(super) transport: &'static str,
+    pub(super) hello: &'a Hello,
+    pub(super) admitted: &'a Admitted,
+}
+
 impl Serving {
     /// Registers a session and starts settling what it will report.
     pub(super) fn open(
         context: &Arc<SessionContext>,
-        id: SessionId,
-        tenant: TenantId,
-        hello: &Hello,
-        admitted: &Admitted,
+        opening: &Opening<'_>,
         confirmed: mpsc::Sender<Vec<frame::Settled>>,
     ) -> Self {
+        let Opening {
+            id,
+            tenant,
+            transport,
+            hello,
+            admitted,
+        } = *opening;
         let agent = hello.instance;
         let live = context.registry.add(LiveSession {
             id,
@@ -61,6 +75,7 @@ impl Serving {
             agent,
             name: hello.name.chars().take(64).collect(),
             program: hello.agent.chars().take(64).collect(),
+            transport,
             destinations: admitted
                 .served
                 .iter()
@@ -80,7 +95,7 @@ impl Serving {
             confirmed,
         };
         context.tasks.spawn(settling.run());
-        info!(session = %id, %agent, name = %live.name, "an agent is connected");
+        info!(session = %id, %agent, name = %live.name, transport, "an agent is connected");
         Self {
             context: Arc::clone(context),
             id,

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use protocol::{id::TenantId, limits};
+use protocol::limits;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -15,25 +15,16 @@ use tokio_tungstenite::{
         protocol::{Role, WebSocketConfig},
     },
 };
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::driver::{Session, SessionContext};
-use crate::{
-    problem::{Code, Problem},
-    tenancy::{Scope, Token, TokenKind},
+use super::{
+    authorised::authorise,
+    driver::{Session, SessionContext},
 };
+use crate::problem::{Code, Problem};
 
 /// When to try again while the relay drains.
-const DRAINING_RETRY: Duration = Duration::from_secs(1);
-
-/// A token that may open a session.
-#[derive(Debug, Clone)]
-pub struct Authorised {
-    /// Whose agents it is for.
-    pub tenant: TenantId,
-    /// The token.
-    pub token: Arc<Token>,
-}
+pub(super) const DRAINING_RETRY: Duration = Duration::from_secs(1);
 
 /// Answers `GET /agent/v1/connect`; the session runs on a task of its own.
 pub(crate) fn upgrade(
@@ -79,32 +70,6 @@ pub(crate) fn upgrade(
     );
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     response
-}
-
-fn authorise(context: &SessionContext, headers: &HeaderMap) -> Result<Authorised, Problem> {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let text = given
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some((_, text)) = text else {
-        return Err(Problem::new(Code::Unauthorised));
-    };
-    let token = context
-        .tenancy
-        .directory()
-        .authenticate(text.trim(), context.store.now())
-        .map_err(|refusal| {
-            info!(reason = %refusal, "refused a token of an agent");
-            Problem::from(refusal)
-        })?;
-    let connects =
-        token.kind == TokenKind::Agent && (token.may(Scope::Connect) || token.may(Scope::Listen));
-    let tenant = token.tenant.filter(|_| connects);
-    let tenant = tenant
-        .ok_or_else(|| Problem::new(Code::Forbidden).detail("The token is not an agent's."))?;
-    Ok(Authorised { tenant, token })
 }
 
 /// The value for `Sec-WebSocket-Accept`.

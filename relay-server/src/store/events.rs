@@ -8,7 +8,7 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptReport, EndReason, Event, Verdict},
+    lifecycle::{AttemptReport, EndReason, Event, OrderKey, Spent, Verdict},
 };
 
 /// A destination with its tenant: every call of the store is scoped by tenant.
@@ -32,16 +32,18 @@ pub struct NewEvent {
 }
 
 /// A delivery to create.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDelivery {
     /// Its name.
     pub id: DeliveryId,
     /// Where it goes.
     pub destination: DestinationId,
+    /// What it is ordered by, if it is: see [`Order::key_of`](crate::lifecycle::Order::key_of).
+    pub order: Option<OrderKey>,
 }
 
 /// A stored event to deliver again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
     /// Whose it is.
     pub tenant: TenantId,
@@ -138,8 +140,10 @@ pub struct LeaseInfo {
     pub event: EventId,
     /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// When the first attempt of this delivery was handed out.
-    pub first_attempt_at: Timestamp,
+    /// When it was handed out for this attempt.
+    pub leased_at: Timestamp,
+    /// What earlier attempts have used up of the policy's limits.
+    pub spent: Spent,
     /// What asked for the delivery, if it is a replay.
     pub replay: Option<ReplayId>,
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    lifecycle::{DeliveryState, EndReason, Event, Verdict},
+    lifecycle::{DeliveryState, EndReason, Event, Spent, Verdict},
 };
 
 /// Keeps everything in memory and forgets it when dropped.
@@ -51,7 +51,7 @@ struct Row {
     state: DeliveryState,
     attempts: u32,
     records: BTreeMap<u32, AttemptRecord>,
-    first_attempt_at: Option<Timestamp>,
+    spent: Spent,
     due: Timestamp,
     updated_at: Timestamp,
     reason: Option<String>,
@@ -121,7 +121,7 @@ impl Inner {
             state: DeliveryState::Pending,
             attempts: 0,
             records: BTreeMap::new(),
-            first_attempt_at: None,
+            spent: Spent::default(),
             due: Timestamp(0),
             updated_at: now,
             reason: None,
@@ -159,7 +159,7 @@ impl Inner {
         for row in &mut earlier {
             row.superseded_by.get_or_insert(new.delivery.id);
         }
-        self.add(&event, new.delivery, Some(new.replay), now);
+        self.add(&event, new.delivery.clone(), Some(new.replay), now);
         Replayed::Owed
     }
 
@@ -186,7 +186,7 @@ impl Row {
     fn reopen(&mut self, place: u64, now: Timestamp) {
         self.state = DeliveryState::Pending;
         self.place = place;
-        self.first_attempt_at = None;
+        self.spent = Spent::default();
         self.due = Timestamp(0);
         self.reason = None;
         self.updated_at = now;
@@ -212,7 +212,8 @@ impl Row {
             delivery: self.id,
             event: self.event.id,
             attempt,
-            first_attempt_at: self.first_attempt_at.unwrap_or(now),
+            leased_at: now,
+            spent: self.spent,
             replay: self.replay,
         };
         let until = now.after(ttl);
@@ -242,15 +243,13 @@ impl Row {
             outcome: report.outcome,
         };
         self.records.insert(number, record);
-        if let Some(lease) = lease {
-            self.first_attempt_at = Some(lease.info.first_attempt_at);
-        }
         self.updated_at = now;
         self.lease = None;
         match settlement.verdict {
             Verdict::Deliver => self.state = DeliveryState::Delivered,
-            Verdict::Retry { at } => {
+            Verdict::Retry { at, spent } => {
                 self.state = DeliveryState::Retry;
+                self.spent = spent;
                 self.due = at;
             }
             Verdict::Die { reason } => {
@@ -317,11 +316,11 @@ impl Events for Memory {
         let seq = inner.next();
         inner.events.insert(seq, event.clone());
         for delivery in new.deliveries {
-            inner.add(&event, delivery, None, now);
             self.due.mark([DestinationKey {
                 tenant: event.tenant,
                 destination: delivery.destination,
             }]);
+            inner.add(&event, delivery, None, now);
         }
         Ok(Appended::New)
     }

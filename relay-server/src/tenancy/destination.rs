@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 
 use super::{Invalid, Name, Revision};
-use crate::lifecycle::RetryPolicy;
+use crate::lifecycle::{JudgePolicy, OnDead, Order, RetryPolicy, StatusMistake, StatusPolicy};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_mins(15);
@@ -36,6 +36,12 @@ pub struct DestinationPolicy {
     pub timeout: Duration,
     /// When a failed attempt is repeated.
     pub retry: RetryPolicy,
+    /// What the service's status codes mean.
+    pub status: StatusPolicy,
+    /// In which order deliveries are made. A change counts for what is accepted from then on.
+    pub order: Order,
+    /// What happens to a key when the delivery at its head ends dead.
+    pub on_dead: OnDead,
 }
 
 impl Default for DestinationPolicy {
@@ -43,11 +49,28 @@ impl Default for DestinationPolicy {
         Self {
             timeout: TIMEOUT_DEFAULT,
             retry: RetryPolicy::default(),
+            status: StatusPolicy::default(),
+            order: Order::None,
+            on_dead: OnDead::Continue,
         }
     }
 }
 
+impl From<StatusMistake> for Invalid {
+    fn from(mistake: StatusMistake) -> Self {
+        Self::new(format!("status.{}", mistake.place), mistake.why)
+    }
+}
+
 impl DestinationPolicy {
+    /// How its attempts are judged.
+    pub fn judge(&self) -> JudgePolicy {
+        JudgePolicy {
+            retry: self.retry.clone(),
+            status: self.status.clone(),
+        }
+    }
+
     /// Checks that the policy can work.
     ///
     /// # Errors
@@ -80,6 +103,10 @@ impl DestinationPolicy {
         if retry.schedule_ms.len() > SCHEDULE_MAX || retry.schedule_ms.iter().any(too_late) {
             let why = format!("at most {SCHEDULE_MAX} waits of at most 90 days");
             return Err(Invalid::new("retry.schedule_ms", why));
+        }
+        if self.on_dead == OnDead::Park && !self.order.is_ordered() {
+            let why = "park needs an order: what is not ordered has no keys to stop";
+            return Err(Invalid::new("on_dead", why));
         }
         Ok(())
     }
@@ -119,7 +146,8 @@ mod tests {
     fn check(change: fn(&mut DestinationPolicy), expected: Result<(), &str>) {
         let mut policy = DestinationPolicy::default();
         change(&mut policy);
-        assert_eq!(policy.check().map_err(|invalid| invalid.field), expected);
+        let outcome = policy.check().map_err(|invalid| invalid.field.into_owned());
+        assert_eq!(outcome, expected.map_err(str::to_owned));
     }
 
     #[test]
@@ -140,5 +168,11 @@ mod tests {
             Err("retry.schedule_ms"),
         );
         check(|p| p.retry.schedule_ms = vec![1; 100], Ok(()));
+        check(|p| p.on_dead = OnDead::Park, Err("on_dead"));
+        let park = |p: &mut DestinationPolicy| {
+            p.order = Order::Fifo;
+            p.on_dead = OnDead::Park;
+        };
+        check(park, Ok(()));
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     ingress::Rate,
+    lifecycle::{Event, OrderKey},
     store::{Resource, ResourceKind, StoreError},
     verify::{Credentials, Preset, Secret, Verifier},
 };
@@ -303,6 +304,13 @@ impl Directory {
     pub fn destination(&self, tenant: TenantId, id: DestinationId) -> Option<&Arc<Destination>> {
         let destination = self.records.destinations.get(&id)?;
         (destination.tenant == tenant).then_some(destination)
+    }
+
+    /// What an event is ordered by at a destination, if anything.
+    pub fn order_key(&self, destination: DestinationId, event: &Event) -> Option<OrderKey> {
+        let destination = self.destination(event.tenant, destination)?;
+        let order = &destination.policy.order;
+        order.key_of(&event.headers, &event.body)
     }
 
     /// A destination of a tenant by its name.

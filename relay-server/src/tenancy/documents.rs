@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::RetryPolicy,
+    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec},
     store::{Resource, ResourceKind, StoreError},
     verify::RuleSpec,
 };
@@ -264,6 +264,12 @@ struct DestinationDocument {
     timeout_ms: u64,
     #[serde(default)]
     retry: RetryPolicy,
+    #[serde(default)]
+    status: StatusSpec,
+    #[serde(default)]
+    order: Order,
+    #[serde(default)]
+    on_dead: OnDead,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiring: Option<ExpiringDocument>,
 }
@@ -281,6 +287,9 @@ impl Stored for Destination {
         to_json(&DestinationDocument {
             timeout_ms: millis(self.policy.timeout),
             retry: self.policy.retry.clone(),
+            status: self.policy.status.spec().clone(),
+            order: self.policy.order.clone(),
+            on_dead: self.policy.on_dead,
             expiring: self
                 .expiring
                 .map(|Expiring { agent, token }| ExpiringDocument { agent, token }),
@@ -297,6 +306,9 @@ impl Stored for Destination {
             policy: DestinationPolicy {
                 timeout: Duration::from_millis(document.timeout_ms),
                 retry: document.retry,
+                status: document.status.compile().ok()?,
+                order: document.order,
+                on_dead: document.on_dead,
             },
             expiring: document
                 .expiring
@@ -427,7 +439,7 @@ mod tests {
         );
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(
-            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"expiring":
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park","expiring":
                 {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
         );
         check::<Route>(

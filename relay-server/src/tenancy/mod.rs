@@ -47,6 +47,8 @@ pub use source::{
 };
 pub use token::{InvalidToken, Scope, Token, TokenHash, TokenKind, TokenText};
 
+use std::borrow::Cow;
+
 use protocol::id::TenantId;
 
 use crate::clock::Timestamp;
@@ -78,15 +80,15 @@ pub struct Tenant {
 #[error("{field}: {why}")]
 pub struct Invalid {
     /// The field, as the API and the command line call it.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong with it, and what would be right.
     pub why: String,
 }
 
 impl Invalid {
-    fn new(field: &'static str, why: impl ToString) -> Self {
+    fn new(field: impl Into<Cow<'static, str>>, why: impl ToString) -> Self {
         Self {
-            field,
+            field: field.into(),
             why: why.to_string(),
         }
     }

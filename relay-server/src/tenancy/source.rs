@@ -391,8 +391,10 @@ mod tests {
             .iter()
             .map(|&text| Secret::from_text(text))
             .collect();
-        let outcome = settings.check(secrets).map_err(|invalid| invalid.field);
-        assert_eq!(outcome, expected);
+        let outcome = settings
+            .check(secrets)
+            .map_err(|invalid| invalid.field.into_owned());
+        assert_eq!(outcome, expected.map_err(str::to_owned));
     }
 
     #[test]

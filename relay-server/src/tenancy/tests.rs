@@ -100,7 +100,11 @@ impl World {
         let new = NewEvent {
             event,
             dedupe_window: Duration::ZERO,
-            deliveries: vec![NewDelivery { id, destination }],
+            deliveries: vec![NewDelivery {
+                id,
+                destination,
+                order: None,
+            }],
         };
         self.store.append(new).await.unwrap();
         id

@@ -365,6 +365,7 @@ pub(super) fn welcome(hello: &Hello) -> Welcome {
         silence_ms: 0,
         chunk_bytes_max: 0,
         destinations: served.collect(),
+        node: None,
         listening: None,
     }
 }

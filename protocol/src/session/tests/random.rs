@@ -8,6 +8,7 @@ use std::{
 
 use super::pair::{Fate, Pair, lease};
 use crate::{
+    dice::Dice,
     frame::{Held, ToAgent, ToRelay},
     id::DeliveryId,
     limits::CHUNK_BYTES_MAX,
@@ -17,19 +18,6 @@ const SEEDS: u64 = 300;
 const DELIVERIES: u128 = 40;
 const WINDOW_DELIVERIES: u64 = 6;
 const WINDOW_BYTES: u64 = 1000;
-
-/// A small generator (splitmix64): the same seed, the same run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 /// What the relay's store knows about one delivery.
 #[derive(Default)]

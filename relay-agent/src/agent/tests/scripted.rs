@@ -195,6 +195,7 @@ impl Connection {
                     timeout_ms: 10_000,
                 })
                 .collect(),
+            node: None,
             listening,
         };
         self.session.welcome(welcome, Instant::now());

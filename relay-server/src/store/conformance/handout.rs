@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{OTHER_QUEUE, QUEUE, Stage, TENANT, TTL, die, held};
 use crate::{
     clock::Clock,
-    lifecycle::{EndReason, Verdict},
+    lifecycle::{EndReason, Spent, Verdict},
     store::{Adopted, Appended, Held, LeaseToken, Settled, Want},
 };
 
@@ -123,7 +123,7 @@ pub async fn a_lease_ends_and_is_named_until_settled(stage: &mut Stage) {
     assert_eq!(stage.settle(&lease, retry).await, Settled::Applied);
     let again = stage.claim_one().await;
     assert_eq!(again.info.attempt, 2);
-    assert_eq!(again.info.first_attempt_at, lease.info.first_attempt_at);
+    assert_eq!(again.info.spent.attempts, 1);
 }
 
 /// A renewed lease lasts from now.
@@ -165,7 +165,8 @@ pub async fn a_released_delivery_counts_no_attempt(stage: &mut Stage) {
         "it keeps its place"
     );
     assert_eq!(again.info.attempt, 1);
-    assert_eq!(again.info.first_attempt_at, stage.clock.now());
+    assert_eq!(again.info.leased_at, stage.clock.now());
+    assert_eq!(again.info.spent, Spent::default());
     assert_ne!(again.info.token, first.info.token);
 
     events.release(&[held(&first)]).await.unwrap();

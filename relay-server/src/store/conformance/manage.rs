@@ -16,6 +16,7 @@ fn replay(event: EventId, id: u128, replay: u128) -> Replay {
         delivery: NewDelivery {
             id: DeliveryId::from_u128(id),
             destination: QUEUE.destination,
+            order: None,
         },
     }
 }

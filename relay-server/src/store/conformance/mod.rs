@@ -36,7 +36,8 @@ use super::{
 use crate::{
     clock::{Clock, ManualClock, Timestamp},
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, Verdict, Verification,
+        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, Spent, Verdict,
+        Verification,
     },
 };
 
@@ -186,6 +187,7 @@ impl Stage {
             .map(|queue| NewDelivery {
                 id: DeliveryId::from_u128(self.fresh()),
                 destination: queue.destination,
+                order: None,
             })
             .collect();
         NewEvent {
@@ -295,7 +297,11 @@ impl Stage {
     /// In how long an attempt may be made.
     pub fn retry_in(&self, seconds: u64) -> Verdict {
         let at = self.clock.now().after(Duration::from_secs(seconds));
-        Verdict::Retry { at }
+        let spent = Spent {
+            attempts: 1,
+            window_ms: seconds,
+        };
+        Verdict::Retry { at, spent }
     }
 
     /// Where a delivery of [`TENANT`] stands.

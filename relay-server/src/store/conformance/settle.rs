@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{OTHER_QUEUE, QUEUE, STRANGER, Stage, TENANT, TTL, die, held};
 use crate::{
     clock::Clock,
-    lifecycle::{AttemptOutcome, DeliveryState, Verdict},
+    lifecycle::{AttemptOutcome, DeliveryState, Spent, Verdict},
     store::{LeaseToken, Settled},
 };
 
@@ -26,7 +26,7 @@ pub async fn a_delivered_delivery_is_never_handed_out_again(stage: &mut Stage) {
     assert_eq!(stage.store.events.next_wake().await, Ok(None));
 }
 
-/// A retry is due at its time, with its number and its first attempt's time, restarts or not.
+/// A retry is due at its time, with its number and what was used up before, restarts or not.
 pub async fn a_retry_waits_and_counts(stage: &mut Stage) {
     let (_, delivery) = stage.accept().await;
     let lease = stage.claim_one().await;
@@ -43,10 +43,13 @@ pub async fn a_retry_waits_and_counts(stage: &mut Stage) {
     assert!(stage.claim(1).await.is_empty());
     stage.clock.advance(Duration::from_millis(1));
     let again = stage.claim_one().await;
-    assert_eq!(
-        (again.info.attempt, again.info.first_attempt_at),
-        (2, first)
-    );
+    assert_eq!(again.info.attempt, 2);
+    assert_eq!(again.info.leased_at, due);
+    let spent = Spent {
+        attempts: 1,
+        window_ms: 30,
+    };
+    assert_eq!(again.info.spent, spent);
     assert_eq!(stage.settle(&again, die()).await, Settled::Applied);
     assert_eq!(stage.state(delivery).await, Some(DeliveryState::Dead));
 }

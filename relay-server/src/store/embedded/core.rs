@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    lifecycle::{Event, Verdict},
+    lifecycle::{Event, Spent, Verdict},
     store::{DestinationKey, Due, Held, LeaseToken, NewDelivery, Settled, StoreError},
 };
 
@@ -352,7 +352,7 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
         }
         Does::Settle { settle, token } => {
             let held = held(&settle, token);
-            let settled = desks.settle(&held, settle.first_attempt_at, settle.verdict, now);
+            let settled = desks.settle(&held, settle.verdict, now);
             if matches!(settle.verdict, Verdict::Retry { .. }) {
                 // When it is due may be sooner than whoever waits expects.
                 outcome.due.insert(settle.delivery.key);
@@ -403,8 +403,9 @@ fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Positi
         position,
         body_bytes: event.body.len() as u64,
         attempts: 0,
-        first_attempt_at: None,
+        spent: Spent::default(),
         due: Timestamp(0),
         replay: None,
+        order: delivery.order.as_ref().map(|order| order.digest),
     }
 }

@@ -16,7 +16,7 @@ use protocol::id::{DeliveryId, EventId, ReplayId, TenantId};
 use super::journal::{Position, payload::DeliveryRef};
 use crate::{
     clock::Timestamp,
-    lifecycle::{Event, Verdict},
+    lifecycle::{Event, KeyDigest, Spent, Verdict},
     store::{Adopted, DestinationKey, Held, LeaseInfo, LeaseToken, Settled, Want},
 };
 
@@ -46,11 +46,14 @@ pub(crate) struct Owed {
     pub(crate) body_bytes: u64,
     /// Attempts that have ended.
     pub(crate) attempts: u32,
-    pub(crate) first_attempt_at: Option<Timestamp>,
+    /// What attempts have used up of the policy's limits.
+    pub(crate) spent: Spent,
     /// The earliest next attempt; zero for at once.
     pub(crate) due: Timestamp,
     /// What asked for it, if it is a replay.
     pub(crate) replay: Option<ReplayId>,
+    /// The key that it waits its turn with, if it is ordered.
+    pub(crate) order: Option<KeyDigest>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -429,7 +432,8 @@ impl Desks {
             delivery: id,
             event: open.owed.event,
             attempt,
-            first_attempt_at: open.owed.first_attempt_at.unwrap_or(now),
+            leased_at: now,
+            spent: open.owed.spent,
             replay: open.owed.replay,
         };
         let until = now.after(ttl);
@@ -526,14 +530,13 @@ impl Desks {
         infos
     }
 
-    /// What a settlement would do, before it is written. `Ok` names the delivery and its first
-    /// attempt; `Err(None)` that it is not in memory.
+    /// What a settlement would do, before it is written. `Ok` names the delivery; `Err(None)` that it
+    /// is not in memory.
     pub(crate) fn begin_settle(
         &mut self,
         held: &Held,
         verdict: Verdict,
-        now: Timestamp,
-    ) -> Result<(DeliveryRef, Timestamp), Option<Settled>> {
+    ) -> Result<DeliveryRef, Option<Settled>> {
         let lease = self.held(held);
         let Some(open) = self.of_tenant(held.tenant, held.delivery) else {
             return Err(None);
@@ -542,12 +545,10 @@ impl Desks {
             return Err(Some(Settled::LeaseLost));
         }
         let delivery = open.owed.delivery;
-        let known = open.owed.first_attempt_at;
-        let first = lease.map_or(known.unwrap_or(now), |lease| lease.info.first_attempt_at);
         if lease.is_some() {
             self.mark_settling(held.delivery, true);
         }
-        Ok((delivery, first))
+        Ok(delivery)
     }
 
     /// A settlement was not written.
@@ -566,18 +567,12 @@ impl Desks {
     }
 
     /// Takes note that a settlement is durable.
-    pub(crate) fn settle(
-        &mut self,
-        held: &Held,
-        first_attempt_at: Timestamp,
-        verdict: Verdict,
-        now: Timestamp,
-    ) -> Settled {
+    pub(crate) fn settle(&mut self, held: &Held, verdict: Verdict, now: Timestamp) -> Settled {
         let holder = self.held(held).is_some();
         let Some(open) = self.open.get_mut(&held.delivery) else {
             return Settled::AlreadySettled;
         };
-        let Verdict::Retry { at } = verdict else {
+        let Verdict::Retry { at, spent } = verdict else {
             self.remove(held.delivery);
             return Settled::Applied;
         };
@@ -585,7 +580,7 @@ impl Desks {
             return Settled::AlreadySettled;
         }
         open.owed.attempts = open.owed.attempts.max(held.attempt);
-        open.owed.first_attempt_at = Some(first_attempt_at);
+        open.owed.spent = spent;
         self.unlist(held.delivery);
         if let Some(open) = self.open.get_mut(&held.delivery) {
             open.owed.due = at;

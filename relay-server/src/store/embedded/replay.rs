@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::DeliveryState,
+    lifecycle::{DeliveryState, Spent},
     store::{DestinationKey, Replay, Replayed, StoreError},
 };
 
@@ -76,7 +76,7 @@ impl Core {
         mut owed: Owed,
         event_seq: u64,
     ) -> Result<Answer, StoreError> {
-        owed.first_attempt_at = None;
+        owed.spent = Spent::default();
         owed.due = Timestamp(0);
         let requeue = Requeue {
             key: owed.delivery.key,
@@ -85,13 +85,14 @@ impl Core {
             event: owed.event,
             event_seq,
             replay: None,
+            order: None,
         };
+        let (tenant, payload) = (requeue.key.tenant, requeue.encode());
         let does = Does::Reopen {
             requeue,
             owed: Box::new(owed),
         };
-        self.write(Kind::Reopen, requeue.key.tenant, requeue.encode(), does)
-            .await
+        self.write(Kind::Reopen, tenant, payload, does).await
     }
 }
 
@@ -147,6 +148,7 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
         event: new.event,
         event_seq: known.seq,
         replay: Some(new.replay),
+        order: new.delivery.order.clone(),
     };
     let owed = Owed {
         delivery: DeliveryRef {
@@ -159,13 +161,15 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
         position: known.position,
         body_bytes: known.body_bytes,
         attempts: 0,
-        first_attempt_at: None,
+        spent: Spent::default(),
         due: Timestamp(0),
         replay: Some(new.replay),
+        order: new.delivery.order.as_ref().map(|order| order.digest),
     };
+    let payload = requeue.encode();
     let does = Does::Deliver {
         requeue,
         owed: Box::new(owed),
     };
-    (Kind::Deliver, new.tenant, requeue.encode(), 1, does)
+    (Kind::Deliver, new.tenant, payload, 1, does)
 }

@@ -186,10 +186,10 @@ fn begin(
         if begun.answers[at].is_some() {
             continue;
         }
-        match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
-            Ok((delivery, first)) => {
+        match desks.begin_settle(&held(&settlement), settlement.verdict) {
+            Ok(delivery) => {
                 let tenant = settlement.tenant;
-                let (settle, token) = record(delivery, first, settlement);
+                let (settle, token) = record(delivery, settlement);
                 let (payload, settle) = (settle.encode(), Box::new(settle));
                 let does = Does::Settle { settle, token };
                 begun.records.push((Kind::Settle, tenant, payload, 1, does));
@@ -211,11 +211,7 @@ fn held(settlement: &Settlement) -> Held {
     }
 }
 
-fn record(
-    delivery: DeliveryRef,
-    first_attempt_at: Timestamp,
-    settlement: Settlement,
-) -> (Settle, crate::store::LeaseToken) {
+fn record(delivery: DeliveryRef, settlement: Settlement) -> (Settle, crate::store::LeaseToken) {
     let mut attempt = settlement.attempt;
     if let AttemptOutcome::Answered { response_start, .. } = &mut attempt.outcome
         && response_start.len() > RESPONSE_START_BYTES_MAX
@@ -224,7 +220,6 @@ fn record(
     }
     let settle = Settle {
         delivery,
-        first_attempt_at,
         attempt,
         verdict: settlement.verdict,
     };

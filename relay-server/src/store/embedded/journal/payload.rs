@@ -12,12 +12,13 @@ use protocol::{
 use crate::{
     clock::Timestamp,
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, Verdict, Verification,
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey, Spent,
+        Verdict, Verification,
     },
     store::{DestinationKey, NewDelivery},
 };
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 4;
 
 /// An accepted event with what is owed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +44,12 @@ pub(crate) struct DeliveryRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settle {
     pub(crate) delivery: DeliveryRef,
-    pub(crate) first_attempt_at: Timestamp,
     pub(crate) attempt: AttemptReport,
     pub(crate) verdict: Verdict,
 }
 
 /// A delivery of a stored event: a replay, or a dead one that is owed again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Requeue {
     pub(crate) key: DestinationKey,
     pub(crate) id: DeliveryId,
@@ -59,6 +59,8 @@ pub(crate) struct Requeue {
     pub(crate) event_seq: u64,
     /// What asked for a new one; none reopened it.
     pub(crate) replay: Option<ReplayId>,
+    /// What a new one is ordered by; a reopened one keeps its key.
+    pub(crate) order: Option<OrderKey>,
 }
 
 /// The end of one delivery.
@@ -123,6 +125,14 @@ fn put_headers(buffer: &mut BytesMut, headers: &Headers) {
     for (name, value) in &headers.0 {
         put_bytes(buffer, name);
         put_bytes(buffer, value);
+    }
+}
+
+fn put_order(buffer: &mut BytesMut, order: Option<&OrderKey>) {
+    buffer.put_u8(u8::from(order.is_some()));
+    if let Some(order) = order {
+        buffer.put_u64_le(order.digest.0);
+        put_bytes(buffer, order.text.as_bytes());
     }
 }
 
@@ -210,6 +220,17 @@ impl Reader {
         })
     }
 
+    fn order(&mut self) -> Option<Option<OrderKey>> {
+        Some(match self.u8()? {
+            0 => None,
+            1 => Some(OrderKey {
+                digest: KeyDigest(self.u64()?),
+                text: self.text()?.into(),
+            }),
+            _ => return None,
+        })
+    }
+
     fn remote(&mut self) -> Option<Option<IpAddr>> {
         Some(match self.u8()? {
             0 => None,
@@ -227,8 +248,13 @@ impl Accept {
         let heads = event.headers.bytes_len() + event.headers.0.len() * 8;
         let optional = event.event_type.as_ref().map_or(0, String::len)
             + event.provider_id.as_ref().map_or(0, String::len);
-        let capacity =
-            160 + texts + heads + optional + event.body.len() + self.deliveries.len() * 32;
+        let keys = self
+            .deliveries
+            .iter()
+            .filter_map(|delivery| delivery.order.as_ref());
+        let keys: usize = keys.map(|key| 12 + key.text.len()).sum();
+        let deliveries = self.deliveries.len() * 33 + keys;
+        let capacity = 160 + texts + heads + optional + event.body.len() + deliveries;
         let mut to = start(capacity);
         to.put_u128_le(event.id.as_u128());
         to.put_u128_le(event.tenant.as_u128());
@@ -243,6 +269,7 @@ impl Accept {
         for delivery in &self.deliveries {
             to.put_u128_le(delivery.id.as_u128());
             to.put_u128_le(delivery.destination.as_u128());
+            put_order(&mut to, delivery.order.as_ref());
         }
         put_bytes(&mut to, event.method.as_bytes());
         put_bytes(&mut to, event.target.as_bytes());
@@ -275,7 +302,7 @@ impl Accept {
         let received_at = from.time()?;
         let remembered_until = from.time()?;
         let count = from.u32()? as usize;
-        if count > from.0.len() / 32 {
+        if count > from.0.len() / 33 {
             return None;
         }
         let mut deliveries = Vec::with_capacity(count);
@@ -283,6 +310,7 @@ impl Accept {
             deliveries.push(NewDelivery {
                 id: DeliveryId::from_u128(from.u128()?),
                 destination: DestinationId::from_u128(from.u128()?),
+                order: from.order()?,
             });
         }
         let method = from.text()?;
@@ -316,7 +344,6 @@ impl Settle {
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = start(256);
         put_delivery(&mut to, &self.delivery);
-        to.put_u64_le(self.first_attempt_at.0);
         let attempt = &self.attempt;
         to.put_u128_le(attempt.id.as_u128());
         to.put_u32_le(attempt.number);
@@ -326,9 +353,11 @@ impl Settle {
         to.put_u64_le(attempt.elapsed_ms);
         match self.verdict {
             Verdict::Deliver => to.put_u8(1),
-            Verdict::Retry { at } => {
+            Verdict::Retry { at, spent } => {
                 to.put_u8(2);
                 to.put_u64_le(at.0);
+                to.put_u32_le(spent.attempts);
+                to.put_u64_le(spent.window_ms);
             }
             Verdict::Die { reason } => {
                 to.put_u8(3);
@@ -345,7 +374,6 @@ impl Settle {
     pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
         let mut from = begin(payload)?;
         let delivery = from.delivery()?;
-        let first_attempt_at = from.time()?;
         let id = AttemptId::from_u128(from.u128()?);
         let number = from.u32()?;
         let has_agent = from.u8()? != 0;
@@ -354,7 +382,13 @@ impl Settle {
         let elapsed_ms = from.u64()?;
         let verdict = match from.u8()? {
             1 => Verdict::Deliver,
-            2 => Verdict::Retry { at: from.time()? },
+            2 => Verdict::Retry {
+                at: from.time()?,
+                spent: Spent {
+                    attempts: from.u32()?,
+                    window_ms: from.u64()?,
+                },
+            },
             3 => Verdict::Die {
                 reason: match from.u8()? {
                     1 => DeadReason::RetriesExhausted,
@@ -374,7 +408,6 @@ impl Settle {
         };
         Some(Self {
             delivery,
-            first_attempt_at,
             attempt,
             verdict,
         })
@@ -450,6 +483,7 @@ impl Requeue {
         to.put_u64_le(self.event_seq);
         to.put_u8(u8::from(self.replay.is_some()));
         to.put_u128_le(self.replay.map_or(0, ReplayId::as_u128));
+        put_order(&mut to, self.order.as_ref());
         to.freeze()
     }
 
@@ -462,9 +496,11 @@ impl Requeue {
             event: EventId::from_u128(from.u128()?),
             event_seq: from.u64()?,
             replay: None,
+            order: None,
         };
         let is_replay = from.u8()? != 0;
         requeue.replay = Some(ReplayId::from_u128(from.u128()?)).filter(|_| is_replay);
+        requeue.order = from.order()?;
         Some(requeue)
     }
 }

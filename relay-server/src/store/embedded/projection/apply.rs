@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::schema::DEAD;
 use crate::{
     clock::Timestamp,
-    lifecycle::{DeliveryState, Event, Verdict},
+    lifecycle::{DeliveryState, Event, OrderKey, Spent, Verdict},
     store::{
         DestinationKey, NewDelivery,
         embedded::journal::{
@@ -135,27 +135,34 @@ struct Row {
     event_seq: u64,
     state: DeliveryState,
     attempts: u32,
-    first_attempt_at: Option<Timestamp>,
+    spent: Spent,
     due: Timestamp,
     updated_at: Timestamp,
     reason: Option<&'static str>,
     replay: Option<ReplayId>,
     superseded_by: Option<DeliveryId>,
+    order: Option<OrderKey>,
 }
 
 impl Row {
-    fn new(change: &Change, delivery: DeliveryRef, event_seq: u64) -> Self {
+    fn new(
+        change: &Change,
+        delivery: DeliveryRef,
+        event_seq: u64,
+        order: Option<OrderKey>,
+    ) -> Self {
         Self {
             delivery,
             event_seq,
             state: DeliveryState::Pending,
             attempts: 0,
-            first_attempt_at: None,
+            spent: Spent::default(),
             due: Timestamp(0),
             updated_at: change.time,
             reason: None,
             replay: None,
             superseded_by: None,
+            order,
         }
     }
 }
@@ -241,19 +248,19 @@ impl Batch<'_> {
                 accepted.body_bytes,
                 accepted.position.pack(),
             ])?;
-        for (seq, delivery) in (change.seq..).zip(&accepted.deliveries) {
+        for (seq, new) in (change.seq..).zip(&accepted.deliveries) {
             let key = DestinationKey {
                 tenant: accepted.tenant,
-                destination: delivery.destination,
+                destination: new.destination,
             };
             let delivery = DeliveryRef {
                 key,
-                id: delivery.id,
+                id: new.id,
                 seq,
                 place: seq,
             };
-            self.fresh
-                .insert(seq, Row::new(change, delivery, change.seq));
+            let row = Row::new(change, delivery, change.seq, new.order.clone());
+            self.fresh.insert(seq, row);
         }
         Ok(())
     }
@@ -262,8 +269,13 @@ impl Batch<'_> {
         let attempt = &settle.attempt;
         let (state, due, reason) = match settle.verdict {
             Verdict::Deliver => (DeliveryState::Delivered, Timestamp(0), None),
-            Verdict::Retry { at } => (DeliveryState::Retry, at, None),
+            Verdict::Retry { at, .. } => (DeliveryState::Retry, at, None),
             Verdict::Die { reason } => (DeliveryState::Dead, Timestamp(0), Some(reason.as_str())),
+        };
+        // It counts for the next attempt only.
+        let spent = match settle.verdict {
+            Verdict::Retry { spent, .. } => spent,
+            Verdict::Deliver | Verdict::Die { .. } => Spent::default(),
         };
         // A failure that was recorded already, or whose delivery went on, changes nothing.
         let least = if settle.verdict == Verdict::Deliver {
@@ -276,7 +288,7 @@ impl Batch<'_> {
             if counts {
                 row.state = state;
                 row.attempts = row.attempts.max(attempt.number);
-                row.first_attempt_at = Some(settle.first_attempt_at);
+                row.spent = spent;
                 row.due = due;
                 row.reason = reason;
                 row.updated_at = change.time;
@@ -287,14 +299,15 @@ impl Batch<'_> {
                 .transaction
                 .prepare_cached(
                     "UPDATE deliveries SET state = ?2, attempts = max(attempts, ?3),
-                       first_attempt_at = ?4, due = ?5, updated_at = ?6, reason = ?7
-                     WHERE seq = ?1 AND state <= 1 AND attempts <= ?8",
+                       spent_attempts = ?4, spent_ms = ?5, due = ?6, updated_at = ?7, reason = ?8
+                     WHERE seq = ?1 AND state <= 1 AND attempts <= ?9",
                 )?
                 .execute(params![
                     settle.delivery.seq,
                     state_number(state),
                     attempt.number,
-                    settle.first_attempt_at.0,
+                    spent.attempts,
+                    spent.window_ms,
                     due.0,
                     change.time.0,
                     reason,
@@ -347,8 +360,8 @@ impl Batch<'_> {
         let changed = self
             .transaction
             .prepare_cached(
-                "UPDATE deliveries SET state = 0, place = ?2, first_attempt_at = NULL, due = 0,
-                   reason = NULL, updated_at = ?3 WHERE seq = ?1 AND state = ?4",
+                "UPDATE deliveries SET state = 0, place = ?2, spent_attempts = 0, spent_ms = 0,
+                   due = 0, reason = NULL, updated_at = ?3 WHERE seq = ?1 AND state = ?4",
             )?
             .execute(params![requeue.seq, change.seq, change.time.0, DEAD])?;
         if changed > 0 {
@@ -372,7 +385,8 @@ impl Batch<'_> {
                 seq: change.seq,
                 place: change.seq,
             };
-            let mut row = Row::new(change, delivery, requeue.event_seq);
+            let order = requeue.order.clone();
+            let mut row = Row::new(change, delivery, requeue.event_seq, order);
             row.replay = requeue.replay;
             self.fresh.insert(change.seq, row);
             let place = (requeue.event_seq, requeue.key.destination);
@@ -472,7 +486,7 @@ impl Batch<'_> {
             self.transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO deliveries
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
                 )?
                 .execute(params![
                     seq,
@@ -483,12 +497,15 @@ impl Batch<'_> {
                     row.delivery.place,
                     state_number(row.state),
                     row.attempts,
-                    row.first_attempt_at.map(|at| at.0),
+                    row.spent.attempts,
+                    row.spent.window_ms,
                     row.due.0,
                     row.updated_at.0,
                     row.reason,
                     row.replay.map(ReplayId::as_u128).map(blob),
                     row.superseded_by.map(DeliveryId::as_u128).map(blob),
+                    row.order.as_ref().map(|order| order.digest.0.cast_signed()),
+                    row.order.as_ref().map(|order| &*order.text),
                 ])?;
             if row.state.is_open() {
                 self.insert_pending(destination, row.delivery.place, seq, row.due.0)?;

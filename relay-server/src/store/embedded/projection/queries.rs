@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::DeliveryState,
+    lifecycle::{DeliveryState, KeyDigest, Spent},
     store::{
         AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventFilter,
         EventSummary, Page,
@@ -355,11 +355,15 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
         position: Position::unpack(row.get("position")?),
         body_bytes: row.get("body_bytes")?,
         attempts: row.get("attempts")?,
-        first_attempt_at: row
-            .get::<_, Option<u64>>("first_attempt_at")?
-            .map(Timestamp),
+        spent: Spent {
+            attempts: row.get("spent_attempts")?,
+            window_ms: row.get("spent_ms")?,
+        },
         due: time(row, "due")?,
         replay: optional_id(row, "replay")?.map(ReplayId::from_u128),
+        order: row
+            .get::<_, Option<i64>>("order_key")?
+            .map(|digest| KeyDigest(digest.cast_unsigned())),
     })
 }
 

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 4;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -26,8 +26,9 @@ CREATE INDEX events_by_tenant ON events (tenant, seq);
 CREATE TABLE deliveries (
   seq INTEGER PRIMARY KEY, id BLOB NOT NULL, event_seq INTEGER NOT NULL, tenant BLOB NOT NULL,
   destination BLOB NOT NULL, place INTEGER NOT NULL, state INTEGER NOT NULL,
-  attempts INTEGER NOT NULL, first_attempt_at INTEGER, due INTEGER NOT NULL,
-  updated_at INTEGER NOT NULL, reason TEXT, replay BLOB, superseded_by BLOB) STRICT;
+  attempts INTEGER NOT NULL, spent_attempts INTEGER NOT NULL, spent_ms INTEGER NOT NULL,
+  due INTEGER NOT NULL, updated_at INTEGER NOT NULL, reason TEXT, replay BLOB,
+  superseded_by BLOB, order_key INTEGER, order_text TEXT) STRICT;
 CREATE INDEX deliveries_by_id ON deliveries (id);
 CREATE INDEX deliveries_by_event ON deliveries (event_seq);
 CREATE INDEX deliveries_by_tenant ON deliveries (tenant, seq);
