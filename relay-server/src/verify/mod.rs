@@ -37,6 +37,8 @@ mod special;
 
 mod sign;
 
+mod refresh;
+
 pub mod sample;
 
 pub mod handshake;

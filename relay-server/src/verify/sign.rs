@@ -37,13 +37,21 @@ impl SignedRequest {
         }
     }
 
-    /// Sets a header, replacing what was there.
+    /// Sets a header where it stands, or at the end; there is one of it then.
     pub(super) fn set_header(&mut self, name: &str, value: &str) {
-        self.headers
-            .0
-            .retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_bytes()));
-        let pair = (name.to_owned().into(), value.to_owned().into());
-        self.headers.0.push(pair);
+        let mut value = Some(value.to_owned().into());
+        self.headers.0.retain_mut(|(known, old)| {
+            if !known.eq_ignore_ascii_case(name.as_bytes()) {
+                return true;
+            }
+            let new = value.take();
+            let is_first = new.is_some();
+            *old = new.unwrap_or_default();
+            is_first
+        });
+        if let Some(value) = value {
+            self.headers.0.push((name.to_owned().into(), value));
+        }
     }
 
     /// Puts a value where a rule looks for it.
@@ -115,8 +123,14 @@ pub enum SignError {
     #[error("this provider signs the body as text: give one that is UTF-8")]
     NeedsText,
     /// The relay can check this scheme, but not make it.
-    #[error("signing test events is not supported for this scheme")]
+    #[error("the relay can check this scheme, but cannot sign with it")]
     Unsupported,
+    /// An old request cannot be signed again without changing it.
+    #[error("its signature or its time stands in the body or the URL, which stay as they came")]
+    NotInHeaders,
+    /// An old request does not carry the signature of its scheme.
+    #[error("the request does not carry a signature of this scheme")]
+    NotSigned,
 }
 
 pub(super) fn sign(
@@ -147,12 +161,7 @@ pub(super) fn sign(
             let token = special::sign_jwt(bound, aud.as_ref(), &request.as_request(), now_unix_ms);
             request.put(from, &token.ok_or(SignError::NeedsPrivateKey)?)
         }
-        Check::Hook0 => {
-            let time = (now_unix_ms / 1000).to_string();
-            let tag = hex::encode(key.mac(&[time.as_bytes(), b".", &request.body]));
-            request.set_header("X-Hook0-Signature", &format!("t={time},v0={tag}"));
-            Ok(())
-        }
+        Check::Hook0 => special::sign_hook0(key, request, now_unix_ms),
         Check::Contentful => special::sign_contentful(key, request, now_unix_ms),
         Check::PlivoV3 => {
             special::sign_plivo_v3(key, request, now_unix_ms);
@@ -180,7 +189,14 @@ impl Signed {
         };
         self.fill_content(bound, request, now_unix_ms)?;
         let signature = self.signature(bound, key, request, time.as_deref())?;
-        let place = self.places.first().ok_or(SignError::Unsupported)?;
+        let has_value = |place: &&Place| {
+            let value = place.value(&request.as_request(), None);
+            matches!(value, Ok(Some(_)))
+        };
+        let place = self.places.iter().find(has_value);
+        let place = place
+            .or(self.places.first())
+            .ok_or(SignError::Unsupported)?;
         let text = match &self.layout {
             Layout::Raw { prefix } => format!("{prefix}{signature}"),
             Layout::Positional { item } => format!("{}{item}{signature}", time.unwrap_or_default()),

@@ -23,13 +23,7 @@ pub(in super::super) fn contentful(
     request: &Request<'_>,
     now: Option<u64>,
 ) -> Result<Verified, Refusal> {
-    let names = text_header(request, "x-contentful-signed-headers")?;
-    let mut names: Vec<_> = names
-        .split(',')
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = contentful_names(request)?;
     let time_header = "x-contentful-timestamp";
     if names.len() > HEADERS_MAX || !names.iter().any(|name| name == time_header) {
         return Err(Refusal::malformed(
@@ -53,6 +47,18 @@ pub(in super::super) fn contentful(
     by_mac(bound, &[head.as_bytes(), request.body], &[signature])
 }
 
+/// The headers that are covered, sorted.
+fn contentful_names(request: &Request<'_>) -> Result<Vec<String>, Refusal> {
+    let names = text_header(request, "x-contentful-signed-headers")?;
+    let mut names: Vec<_> = names
+        .split(',')
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
 /// What Contentful signs before the body. `names` are sorted.
 fn contentful_head(request: &Request<'_>, names: &[String]) -> Result<String, Refusal> {
     let mut lines = Vec::with_capacity(names.len());
@@ -67,16 +73,20 @@ fn contentful_head(request: &Request<'_>, names: &[String]) -> Result<String, Re
     Ok(format!("{}\n{path}\n{}\n", request.method, lines.join(";")))
 }
 
-/// Signs as Contentful does, covering its own two headers.
+/// Signs as Contentful does, covering the headers that an earlier signature listed, else its own two.
 pub(in super::super) fn sign_contentful(
     key: &Key,
     request: &mut SignedRequest,
     now_unix_ms: u64,
 ) -> Result<(), SignError> {
-    let names = ["x-contentful-signed-headers", "x-contentful-timestamp"].map(str::to_owned);
-    request.set_header(&names[0], &names.join(","));
-    request.set_header(&names[1], &now_unix_ms.to_string());
-    let head = contentful_head(&request.as_request(), &names);
+    const LIST: &str = "x-contentful-signed-headers";
+    const TIME: &str = "x-contentful-timestamp";
+    if request.headers.get(LIST).is_none() {
+        request.set_header(LIST, &format!("{LIST},{TIME}"));
+    }
+    request.set_header(TIME, &now_unix_ms.to_string());
+    let names = contentful_names(&request.as_request());
+    let head = names.and_then(|names| contentful_head(&request.as_request(), &names));
     let head = head.map_err(|_| SignError::Unsupported)?;
     let tag = hex::encode(key.mac(&[head.as_bytes(), &request.body]));
     request.set_header("x-contentful-signature", &tag);
@@ -209,18 +219,24 @@ fn hygraph_text(body: &[u8], environment: &str, time: &str) -> Option<String> {
     ))
 }
 
-/// Signs as Hygraph does. The body has to be text.
+/// Signs as Hygraph does, in the environment that an earlier signature names. The body has to be text.
 pub(in super::super) fn sign_hygraph(
     key: &Key,
     request: &mut SignedRequest,
     now_unix_ms: u64,
 ) -> Result<(), SignError> {
     let time = now_unix_ms.to_string();
-    let text = hygraph_text(&request.body, "master", &time).ok_or(SignError::NeedsText)?;
+    let old = request.headers.get("gcms-signature").unwrap_or_default();
+    let old = String::from_utf8_lossy(old).into_owned();
+    let environment = old
+        .split(',')
+        .find_map(|item| item.trim().strip_prefix("env="))
+        .unwrap_or("master");
+    let text = hygraph_text(&request.body, environment, &time).ok_or(SignError::NeedsText)?;
     let tag = BASE64_STANDARD.encode(key.mac(&[text.as_bytes()]));
     request.set_header(
         "gcms-signature",
-        &format!("sign={tag}, env=master, t={time}"),
+        &format!("sign={tag}, env={environment}, t={time}"),
     );
     Ok(())
 }

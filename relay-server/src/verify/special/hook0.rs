@@ -2,7 +2,8 @@
 
 use super::{
     super::{
-        Bound, Refusal, Request, Verified,
+        Bound, Refusal, Request, SignError, SignedRequest, Verified,
+        credentials::Key,
         rule::{Encoding, TimeUnit},
         signatures::decode,
         time::{fresh, unix_ms},
@@ -40,18 +41,43 @@ pub(in super::super) fn hook0(
         fresh(then - i128::from(now), tolerance_ms as u64, true)?;
     }
     let (head, signature) = match (v1, names) {
-        (Some(signature), Some(names)) => {
-            let values = names.split(' ').map(|name| {
-                let value = request.header(name)?;
-                value.ok_or_else(|| Refusal::missing(format!("signed header {name}")))
-            });
-            let values = values.collect::<Result<Vec<_>, _>>()?.join(&b'.');
-            let head = [time.as_bytes(), names.as_bytes(), &values].join(&b'.');
-            (head, signature)
-        }
+        (Some(signature), Some(names)) => (listed_head(request, time, names)?, signature),
         _ => (time.as_bytes().to_vec(), v0.unwrap_or_default()),
     };
     let signature = decode(signature, Encoding::Hex)
         .ok_or_else(|| Refusal::malformed(what(), "expected a signature in hex"))?;
     by_mac(bound, &[&head, b".", request.body], &[signature])
+}
+
+/// What is signed before the body when the signature lists headers.
+fn listed_head(request: &Request<'_>, time: &str, names: &str) -> Result<Vec<u8>, Refusal> {
+    let values = names.split(' ').map(|name| {
+        let value = request.header(name)?;
+        value.ok_or_else(|| Refusal::missing(format!("signed header {name}")))
+    });
+    let values = values.collect::<Result<Vec<_>, _>>()?.join(&b'.');
+    Ok([time.as_bytes(), names.as_bytes(), &values].join(&b'.'))
+}
+
+/// Signs as Hook0 does, covering the headers that an earlier signature listed.
+pub(in super::super) fn sign_hook0(
+    key: &Key,
+    request: &mut SignedRequest,
+    now_unix_ms: u64,
+) -> Result<(), SignError> {
+    let time = (now_unix_ms / 1000).to_string();
+    let old = request.headers.get(HEADER).unwrap_or_default();
+    let names = String::from_utf8_lossy(old);
+    let names = names.split(',').find_map(|item| item.strip_prefix("h="));
+    let (head, covers, version) = match names {
+        Some(names) => {
+            let head = listed_head(&request.as_request(), &time, names);
+            let head = head.map_err(|_| SignError::Unsupported)?;
+            (head, format!("h={names},"), "v1")
+        }
+        None => (time.as_bytes().to_vec(), String::new(), "v0"),
+    };
+    let tag = hex::encode(key.mac(&[&head, b".", &request.body]));
+    request.set_header(HEADER, &format!("t={time},{covers}{version}={tag}"));
+    Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use subtle::ConstantTimeEq as _;
 
 use super::super::{
-    Bound, Refusal, Request, Verified, Verifier,
+    Bound, Refusal, Request, SignError, SignedRequest, Verified, Verifier,
     keys::KeyUrl,
     public_key::{PublicKey, PublicKeyKind},
     rule::{ClaimHash, Encoding, RuleSpec},
@@ -251,6 +251,37 @@ fn text_digest(bytes: &[u8], encoding: Encoding) -> String {
         Encoding::Base64 => BASE64_STANDARD.encode(digest),
         Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(digest),
     }
+}
+
+/// The same token as if it was made `age_ms` later: its claims but for the times, signed again.
+pub(in super::super) fn refresh(
+    bound: &Bound,
+    from: &Place,
+    request: &mut SignedRequest,
+    age_ms: u64,
+) -> Result<(), SignError> {
+    let key = bound.keys.last().ok_or(SignError::NeedsPrivateKey)?;
+    let value = from.value(&request.as_request(), None);
+    let value = value.ok().flatten().ok_or(SignError::NotSigned)?;
+    let text = String::from_utf8_lossy(&value).into_owned();
+    let (prefix, token) = text.split_at(text.rfind(' ').map_or(0, |space| space + 1));
+    let parsed = Token::parse(token).ok_or(SignError::NotSigned)?;
+    let algorithm = mac_algorithm(&parsed.alg).ok_or(SignError::NeedsPrivateKey)?;
+    let mut claims = parsed.claims;
+    for name in ["iat", "nbf", "exp"] {
+        if let Some(value) = claims.get_mut(name)
+            && let Some(seconds) = value.as_f64()
+        {
+            // Times are whole seconds far below 2^53.
+            *value = ((seconds as i64).saturating_add_unsigned(age_ms / 1000)).into();
+        }
+    }
+    let head = parsed.signed.split('.').next().unwrap_or_default();
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(Value::Object(claims).to_string());
+    let signed = format!("{head}.{claims}");
+    let tag = hmac::sign(&hmac::Key::new(algorithm, &key.bytes), signed.as_bytes());
+    let signature = BASE64_URL_SAFE_NO_PAD.encode(tag);
+    request.put(from, &format!("{prefix}{signed}.{signature}"))
 }
 
 /// Makes the token a provider would send; `None` when the rule wants a public-key algorithm.

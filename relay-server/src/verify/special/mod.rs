@@ -12,10 +12,10 @@ pub(super) use canonical::{
     contentful, hygraph, plivo_v3, sign_contentful, sign_hygraph, sign_plivo_v3,
 };
 pub(super) use gunzip::gunzip;
-pub(super) use hook0::hook0;
+pub(super) use hook0::{hook0, sign_hook0};
 pub(super) use http_signature::http_signature;
 pub(super) use items::items;
-pub(super) use jwt::{jwt, sign as sign_jwt};
+pub(super) use jwt::{jwt, refresh as refresh_jwt, sign as sign_jwt};
 pub(super) use sns::sns;
 
 use super::{Bound, Refusal, Request, Verified, evaluate::same_bytes};

@@ -7,6 +7,7 @@ mod debugging;
 mod documents;
 mod handshakes;
 mod properties;
+mod refresh;
 mod special;
 
 use super::*;

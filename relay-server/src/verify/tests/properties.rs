@@ -14,7 +14,7 @@ use super::{
     headers,
 };
 
-const NOW_MS: u64 = 1_760_000_000_123;
+pub(super) const NOW_MS: u64 = 1_760_000_000_123;
 
 /// Presets whose signature covers less than the whole body. A new one must be listed here, so that
 /// nobody loses coverage unnoticed.
@@ -38,7 +38,7 @@ fn secret_for(preset: &Preset) -> &'static str {
     }
 }
 
-fn verifier_for(preset: &'static Preset) -> Verifier {
+pub(super) fn verifier_for(preset: &'static Preset) -> Verifier {
     let mut secret = secret_for(preset).to_owned();
     if preset.rules[0].spec.key_prefix.is_none() && preset.rules[0].spec.key != KeyEncoding::Utf8 {
         secret = secret.replace("whsec_", "");
@@ -62,7 +62,7 @@ fn verifier_for(preset: &'static Preset) -> Verifier {
     Verifier::new(Scheme::Preset(preset), credentials).unwrap()
 }
 
-fn symmetric() -> impl Iterator<Item = &'static Preset> {
+pub(super) fn symmetric() -> impl Iterator<Item = &'static Preset> {
     presets().filter(|preset| preset.rules[0].is_symmetric())
 }
 
@@ -107,7 +107,11 @@ fn body_for(preset: &Preset, bytes: &[u8]) -> (Vec<u8>, &'static str) {
     }
 }
 
-fn signed_request(preset: &'static Preset, verifier: &Verifier, bytes: &[u8]) -> SignedRequest {
+pub(super) fn signed_request(
+    preset: &'static Preset,
+    verifier: &Verifier,
+    bytes: &[u8],
+) -> SignedRequest {
     let (body, content_type) = body_for(preset, bytes);
     let mut request = SignedRequest {
         method: "POST".to_owned(),
