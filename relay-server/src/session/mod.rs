@@ -23,6 +23,8 @@ mod serving;
 
 mod settling;
 
+mod signatures;
+
 pub use authorised::Authorised;
 pub use registry::{Registry, SessionView};
 

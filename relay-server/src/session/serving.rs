@@ -226,7 +226,7 @@ impl Serving {
             request: RequestHead {
                 method: event.method.clone(),
                 target: event.target.clone(),
-                headers: event.headers.clone(),
+                headers: self.context.headers(event, served.key),
             },
             body_bytes: event.body.len() as u64,
             used_deliveries: 0,

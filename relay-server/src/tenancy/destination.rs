@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 
-use super::{Invalid, Name, Revision};
+use super::{Invalid, Name, OldSignatures, Revision, SigningKey};
 use crate::lifecycle::{JudgePolicy, OnDead, Order, RetryPolicy, StatusMistake, StatusPolicy};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub struct Destination {
     pub policy: DestinationPolicy,
     /// Whose it is alone, if it was made for `listen` and ends with its listener.
     pub expiring: Option<Expiring>,
+    /// What it signs with itself, oldest first.
+    pub signing_keys: Vec<SigningKey>,
 }
 
 /// How the deliveries of a destination are made.
@@ -42,6 +44,8 @@ pub struct DestinationPolicy {
     pub order: Order,
     /// What happens to a key when the delivery at its head ends dead.
     pub on_dead: OnDead,
+    /// What becomes of the provider's signature.
+    pub old_signatures: OldSignatures,
 }
 
 impl Default for DestinationPolicy {
@@ -52,6 +56,7 @@ impl Default for DestinationPolicy {
             status: StatusPolicy::default(),
             order: Order::None,
             on_dead: OnDead::Continue,
+            old_signatures: OldSignatures::default(),
         }
     }
 }

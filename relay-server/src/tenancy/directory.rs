@@ -6,10 +6,11 @@ use std::{
 };
 
 use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
+use tracing::error;
 
 use super::{
-    Destination, Invalid, Name, ProviderKeys, Route, SecretKey, Source, Tenant, Token, TokenHash,
-    TokenText,
+    Destination, Invalid, Name, OldSignatures, ProviderKeys, Route, SecretKey, Signer, Source,
+    Tenant, Token, TokenHash, TokenText,
     documents::{self, Stored},
     secrets::Place,
 };
@@ -224,6 +225,8 @@ pub enum TokenRefusal {
 pub struct Directory {
     records: Records,
     live: HashMap<SourceId, Arc<LiveSource>>,
+    /// Of destinations that sign with keys of their own.
+    signers: HashMap<DestinationId, (Arc<Destination>, Arc<Signer>)>,
     by_key: HashMap<String, Arc<LiveSource>>,
     tenant_names: HashMap<Name, TenantId>,
     source_names: HashMap<(TenantId, Name), SourceId>,
@@ -267,6 +270,10 @@ impl Directory {
         for (id, destination) in &records.destinations {
             let name = (destination.tenant, destination.name.clone());
             directory.destination_names.insert(name, *id);
+            if let Some(signer) = previous.signer_of(destination, key) {
+                let signer = (Arc::clone(destination), signer);
+                directory.signers.insert(*id, signer);
+            }
         }
         for (id, tenant) in &records.tenants {
             directory.tenant_names.insert(tenant.name.clone(), *id);
@@ -276,6 +283,23 @@ impl Directory {
         }
         directory.records = records;
         directory
+    }
+
+    /// What signs for a destination, made anew when that has changed.
+    fn signer_of(&self, destination: &Arc<Destination>, key: &SecretKey) -> Option<Arc<Signer>> {
+        if destination.policy.old_signatures != OldSignatures::Add {
+            return None;
+        }
+        match self.signers.get(&destination.id) {
+            Some((known, signer)) if Arc::ptr_eq(known, destination) => Some(Arc::clone(signer)),
+            _ => match Signer::new(destination, key) {
+                Ok(signer) => Some(Arc::new(signer)),
+                Err(error) => {
+                    error!(destination = %destination.id, %error, "a destination cannot sign; rotate its signing key");
+                    None
+                }
+            },
+        }
     }
 
     pub(super) fn records(&self) -> &Records {
@@ -311,6 +335,12 @@ impl Directory {
         let destination = self.destination(event.tenant, destination)?;
         let order = &destination.policy.order;
         order.key_of(&event.headers, &event.body)
+    }
+
+    /// What signs for a destination of a tenant, if it signs with keys of its own.
+    pub fn signer(&self, tenant: TenantId, id: DestinationId) -> Option<&Arc<Signer>> {
+        self.destination(tenant, id)?;
+        self.signers.get(&id).map(|(_, signer)| signer)
     }
 
     /// A destination of a tenant by its name.

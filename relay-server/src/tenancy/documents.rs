@@ -7,9 +7,9 @@ use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId}
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Dedupe, Destination, DestinationPolicy, Expiring, Name, Revision, Route, SchemeChoice, Source,
-    SourceKey, SourceSecret, SourceSettings, Tenant, Token, TokenHash, secrets::Sealed,
-    source::BODY_BYTES_DEFAULT,
+    Dedupe, Destination, DestinationPolicy, Expiring, Name, OldSignatures, Revision, Route,
+    SchemeChoice, SigningKey, Source, SourceKey, SourceSecret, SourceSettings, Tenant, Token,
+    TokenHash, secrets::Sealed, source::BODY_BYTES_DEFAULT,
 };
 use crate::{
     clock::Timestamp,
@@ -270,8 +270,20 @@ struct DestinationDocument {
     order: Order,
     #[serde(default)]
     on_dead: OnDead,
+    #[serde(default)]
+    old_signatures: OldSignatures,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiring: Option<ExpiringDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    signing_keys: Vec<SigningKeyDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SigningKeyDocument {
+    sealed: String,
+    added_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -284,12 +296,19 @@ impl Stored for Destination {
     identity!(Destination, |destination| Some(destination.tenant));
 
     fn document(&self) -> String {
+        let signing_keys = self.signing_keys.iter().map(|key| SigningKeyDocument {
+            sealed: key.sealed.as_str().to_owned(),
+            added_at: key.added_at,
+            until: key.until,
+        });
         to_json(&DestinationDocument {
             timeout_ms: millis(self.policy.timeout),
             retry: self.policy.retry.clone(),
             status: self.policy.status.spec().clone(),
             order: self.policy.order.clone(),
             on_dead: self.policy.on_dead,
+            old_signatures: self.policy.old_signatures,
+            signing_keys: signing_keys.collect(),
             expiring: self
                 .expiring
                 .map(|Expiring { agent, token }| ExpiringDocument { agent, token }),
@@ -298,6 +317,11 @@ impl Stored for Destination {
 
     fn read(resource: &Resource) -> Option<Self> {
         let document: DestinationDocument = from_json(resource)?;
+        let signing_keys = document.signing_keys.into_iter().map(|key| SigningKey {
+            sealed: Sealed::from_stored(key.sealed),
+            added_at: key.added_at,
+            until: key.until,
+        });
         Some(Self {
             id: DestinationId::from_u128(resource.id),
             tenant: resource.tenant?,
@@ -309,7 +333,9 @@ impl Stored for Destination {
                 status: document.status.compile().ok()?,
                 order: document.order,
                 on_dead: document.on_dead,
+                old_signatures: document.old_signatures,
             },
+            signing_keys: signing_keys.collect(),
             expiring: document
                 .expiring
                 .map(|ExpiringDocument { agent, token }| Expiring { agent, token }),
@@ -440,6 +466,11 @@ mod tests {
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(
             r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park","expiring":
+            r#"{"timeout_ms":5,"old_signatures":"add","signing_keys":
+                [{"sealed":"v1:a:b","added_at":6,"until":7},{"sealed":"v1:c:d","added_at":7}]}"#,
+        );
+        check::<Destination>(
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"expiring":
                 {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
         );
         check::<Route>(

@@ -142,6 +142,7 @@ impl Tenancy {
                     revision: Revision::default(),
                     policy: DestinationPolicy::default(),
                     expiring: Some(expiring),
+                    signing_keys: Vec::new(),
                 };
                 change.put(destination, None).await
             }

@@ -18,6 +18,8 @@ mod source;
 
 mod destination;
 
+mod signing;
+
 mod documents;
 
 mod directory;
@@ -41,6 +43,9 @@ pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
 pub use secrets::{KeyFileError, SecretKey};
 pub use service::{NewSource, Tenancy, TenancyConfig};
+pub use signing::{
+    OVERLAP_DEFAULT, OVERLAP_MAX, OldSignatures, Signer, SigningKey, SigningKeyText,
+};
 pub use source::{
     BODY_BYTES_DEFAULT, BODY_BYTES_MAX, Dedupe, ProviderKeys, SchemeChoice, Source, SourceKey,
     SourceSecret, SourceSettings,

@@ -275,6 +275,7 @@ impl Tenancy {
         change_settings(&mut source.settings);
         let secrets = self.open_secrets(&source)?;
         source.settings.check(secrets)?;
+        self.check_refresh(&change, &source, None)?;
         let version = source.revision.version;
         change.put(source, Some(version)).await
     }
@@ -377,14 +378,16 @@ impl Tenancy {
         change.check_tenant(tenant)?;
         let count = self.directory().destinations(tenant).count();
         change.check_count::<Destination>(count, DESTINATIONS_MAX)?;
-        let destination = Destination {
+        let mut destination = Destination {
             id: DestinationId::from_u128(self.fresh()),
             tenant,
             name,
             revision: Revision::default(),
             policy,
             expiring: None,
+            signing_keys: Vec::new(),
         };
+        self.give_signing_key(&mut destination)?;
         change.put(destination, None).await
     }
 
@@ -405,6 +408,8 @@ impl Tenancy {
         check_version(destination.revision, expected)?;
         change_policy(&mut destination.policy);
         destination.policy.check()?;
+        self.check_refreshed_by(&change, &destination)?;
+        self.give_signing_key(&mut destination)?;
         let version = destination.revision.version;
         change.put(destination, Some(version)).await
     }
@@ -462,6 +467,7 @@ impl Tenancy {
         let mut change = Change::begin(self).await?;
         let from = self.own_source(&change, tenant, source)?;
         let to = own_destination(&change, tenant, destination)?;
+        self.check_refresh(&change, &from, Some(&to))?;
         let name = match name {
             Some(name) => change::name(name)?,
             None => default_route_name(&from.name, &to.name)?,
@@ -550,7 +556,7 @@ impl Tenancy {
         ids::fresh(self.clock.now())
     }
 
-    fn own_source(
+    pub(super) fn own_source(
         &self,
         change: &Change<'_>,
         tenant: TenantId,
@@ -578,13 +584,13 @@ impl Tenancy {
         })
     }
 
-    fn open_secrets(&self, source: &Source) -> Result<Vec<Secret>, TenancyError> {
+    pub(super) fn open_secrets(&self, source: &Source) -> Result<Vec<Secret>, TenancyError> {
         open_secrets(source, &self.key)
             .map_err(|why| TenancyError::Invalid(Invalid::new("secret", why)))
     }
 }
 
-fn own_destination(
+pub(super) fn own_destination(
     change: &Change<'_>,
     tenant: TenantId,
     id: DestinationId,

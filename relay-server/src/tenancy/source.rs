@@ -13,7 +13,7 @@ use crate::{
     clock::Timestamp,
     verify::{
         Credentials, KeySource, PreloadedKeys, Preset, PublicKey, Rule, RuleSpec, Scheme, Secret,
-        Verifier, preset,
+        SignError, Verifier, preset,
     },
 };
 
@@ -188,6 +188,23 @@ impl SourceSettings {
         }
         let verifier = self.verifier(secrets, &ProviderKeys::default());
         verifier.map(drop)
+    }
+
+    /// Whether its requests can be signed again. A source that awaits its secret can, if any of its
+    /// rules could.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if the settings do not work at all.
+    pub(super) fn check_refresh(
+        &self,
+        secrets: Vec<Secret>,
+    ) -> Result<Result<(), SignError>, Invalid> {
+        if secrets.is_empty() && self.secret_may_arrive() {
+            return Ok(self.scheme.compile()?.check_refresh());
+        }
+        let verifier = self.verifier(secrets, &ProviderKeys::default())?;
+        Ok(verifier.check_refresh())
     }
 
     fn check_limits(&self) -> Result<(), Invalid> {

@@ -501,3 +501,112 @@ async fn unchanged_sources_are_not_prepared_again() {
     assert_eq!(update.await.unwrap().revision.version, 2);
     assert!(!live().source.settings.enabled);
 }
+
+#[tokio::test]
+async fn signatures_that_cannot_be_made_again_are_not_promised() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let own = |preset: &str, secrets: &[&str], public_keys: &[&str]| {
+        let mut settings = SourceSettings::new(SchemeChoice::Preset(preset.to_owned()));
+        settings.public_keys = public_keys.iter().map(|&text| text.to_owned()).collect();
+        NewSource {
+            name: preset.to_owned(),
+            settings,
+            ..stripe(preset, secrets)
+        }
+    };
+    let key = "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let create = |new| world.tenancy.create_source(tenant, new);
+    let discord = create(own("discord-interactions", &[], &[key]))
+        .await
+        .unwrap();
+    let mailgun = create(own("mailgun", &["x"], &[])).await.unwrap();
+    let asana = create(own("asana", &[], &[])).await.unwrap();
+    let shop = create(stripe("shop", &["whsec_one"])).await.unwrap();
+    let to = world.destination(tenant, "billing").await.id;
+    let refresh = |on: bool| {
+        let wanted = [OldSignatures::Keep, OldSignatures::Refresh][usize::from(on)];
+        world
+            .tenancy
+            .update_destination(tenant, to, None, move |it| it.old_signatures = wanted)
+    };
+    let route = |source: &Source| world.tenancy.create_route(tenant, None, source.id, to);
+    let field = |error: TenancyError| match error {
+        TenancyError::Invalid(invalid) => format!("{}: {}", invalid.field, invalid.why),
+        other => panic!("{other}"),
+    };
+
+    refresh(true).await.unwrap();
+    for source in [&discord, &mailgun] {
+        let why = field(route(source).await.unwrap_err());
+        assert!(
+            why.starts_with("old_signatures: the destination `billing`"),
+            "{why}"
+        );
+        assert!(
+            why.contains(source.name.as_str()) && why.contains("`keep`"),
+            "{why}"
+        );
+    }
+    route(&asana).await.unwrap();
+    route(&shop).await.unwrap();
+    let other = |settings: &mut SourceSettings| {
+        settings.scheme = SchemeChoice::Preset("mailgun".to_owned());
+    };
+    let changed = world
+        .tenancy
+        .update_source(tenant, shop.id, None, other)
+        .await;
+    assert!(field(changed.unwrap_err()).contains("`shop`"));
+
+    refresh(false).await.unwrap();
+    route(&discord).await.unwrap();
+    let why = field(refresh(true).await.unwrap_err());
+    assert!(
+        why.contains("`discord-interactions`") && why.contains("private key"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn a_destination_that_signs_has_a_key_and_keeps_it() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let id = world.destination(tenant, "billing").await.id;
+    let tenancy = &world.tenancy;
+    assert!(tenancy.directory().signer(tenant, id).is_none());
+    let change =
+        |wanted| tenancy.update_destination(tenant, id, None, move |it| it.old_signatures = wanted);
+    let signing = change(OldSignatures::Add).await.unwrap();
+    let first = tenancy.signing_keys(&signing).unwrap().remove(0).1;
+    assert!(tenancy.directory().signer(tenant, id).is_some());
+    assert!(
+        tenancy
+            .directory()
+            .signer(world.tenant("other").await, id)
+            .is_none()
+    );
+
+    let hour = Duration::from_hours(1);
+    let rotated = tenancy.rotate_signing_key(tenant, id, hour).await.unwrap();
+    let keys = tenancy.signing_keys(&rotated).unwrap();
+    assert_eq!((keys.len(), &keys[1].1), (2, &first));
+    assert_eq!(keys[1].0.until, Some(START.after(hour)));
+    change(OldSignatures::Keep).await.unwrap();
+    let again = change(OldSignatures::Add).await.unwrap();
+    assert_eq!(
+        tenancy.signing_keys(&again).unwrap(),
+        keys,
+        "switching makes no new key"
+    );
+
+    world.clock.advance(hour);
+    let after = world.restart().await;
+    let kept = after.tenancy.signing_keys(&again).unwrap();
+    assert_eq!(kept, keys[..1]);
+    assert!(after.tenancy.directory().signer(tenant, id).is_some());
+    let too_long = tenancy
+        .rotate_signing_key(tenant, id, OVERLAP_MAX + hour)
+        .await;
+    assert!(matches!(too_long, Err(TenancyError::Invalid(_))));
+}

@@ -7,12 +7,24 @@
 use protocol::frame::Headers;
 
 use super::{
-    Bound, Request, SignError, SignedRequest, Verifier,
+    Bound, Request, Rule, Scheme, SignError, SignedRequest, Verifier,
     rule::{BodyTransform, Check, Kind, Signed, TimestampFrom},
     sign::sign,
     special,
     template::Place,
 };
+
+impl Scheme {
+    /// Whether requests can be signed again by any of its rules, whatever the credentials will be.
+    ///
+    /// # Errors
+    /// Why not; refuse to save settings that ask for it.
+    pub fn check_refresh(&self) -> Result<(), SignError> {
+        let mut checked = self.rules().iter().map(check);
+        let first = checked.next().unwrap_or(Err(SignError::Unsupported));
+        checked.fold(first, Result::or)
+    }
+}
 
 impl Verifier {
     /// Whether requests of this scheme can be signed again. What needs no signature, or carries a
@@ -21,7 +33,7 @@ impl Verifier {
     /// # Errors
     /// Why not; refuse to save settings that ask for it.
     pub fn check_refresh(&self) -> Result<(), SignError> {
-        self.bound.iter().try_for_each(check)
+        self.bound.iter().try_for_each(|bound| check(&bound.rule))
     }
 
     /// The header fields of an old request, signed again with the newest secret as if it was sent now.
@@ -75,12 +87,12 @@ fn in_header(place: &Place) -> bool {
 }
 
 /// Whether one rule can sign an old request again.
-fn check(bound: &Bound) -> Result<(), SignError> {
+fn check(rule: &Rule) -> Result<(), SignError> {
     let ensure = |fits: bool| fits.then_some(()).ok_or(SignError::NotInHeaders);
-    match &bound.rule.check {
+    match &rule.check {
         Check::Open | Check::Basic | Check::Token { .. } => Ok(()),
         Check::Signed(signed) => {
-            if !matches!(bound.rule.spec.kind, Kind::Hmac | Kind::Hash) {
+            if !matches!(rule.spec.kind, Kind::Hmac | Kind::Hash) {
                 return Err(SignError::NeedsPrivateKey);
             }
             let time_in_header = signed.timestamp.as_ref().is_none_or(|it| match &it.from {
@@ -90,13 +102,13 @@ fn check(bound: &Bound) -> Result<(), SignError> {
             ensure(signed.places.iter().all(in_header) && time_in_header)
         }
         Check::Jwt { from, .. } => {
-            if bound.keys.is_empty() {
+            if !rule.is_symmetric() {
                 return Err(SignError::NeedsPrivateKey);
             }
             ensure(in_header(from))
         }
         Check::Hook0 | Check::Contentful | Check::PlivoV3 | Check::Hygraph => Ok(()),
-        Check::HttpSignature if bound.rule.is_symmetric() => Err(SignError::Unsupported),
+        Check::HttpSignature if rule.is_symmetric() => Err(SignError::Unsupported),
         Check::HttpSignature | Check::Sns => Err(SignError::NeedsPrivateKey),
     }
 }
