@@ -463,6 +463,9 @@ pub enum DestinationCommand {
         /// Name or id.
         destination: String,
     },
+    /// Manage the keys it signs with itself (--old-signatures add).
+    #[command(subcommand)]
+    SigningKey(SigningKeyCommand),
     /// Delete a destination with its routes; what it is owed is cancelled.
     Delete {
         /// Name or id.
@@ -497,6 +500,38 @@ pub struct PolicyArgs {
     /// Status codes that give a delivery up at once, such as 4xx [default: 410].
     #[arg(long, value_name = "CODES", value_delimiter = ',')]
     pub status_dead: Vec<String>,
+    /// What becomes of the provider's signature [default: keep].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub old_signatures: Option<OldSignaturesArg>,
+}
+
+/// What becomes of the signature that an event came with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OldSignaturesArg {
+    /// Deliver it as it came.
+    Keep,
+    /// Sign every attempt anew with the source's scheme and secret, for services that check its time.
+    Refresh,
+    /// Add Standard Webhooks headers, signed with the destination's own key.
+    Add,
+}
+
+/// Manage the keys a destination signs with itself.
+#[derive(Debug, Subcommand)]
+pub enum SigningKeyCommand {
+    /// Print the keys that are valid, newest first.
+    Show {
+        /// Name or id of the destination.
+        destination: String,
+    },
+    /// Make a new key; the one it has goes on signing beside it for a while.
+    Rotate {
+        /// Name or id of the destination.
+        destination: String,
+        /// How long, in seconds; 0 stops it at once [default: 1 day].
+        #[arg(long, value_name = "SECONDS")]
+        overlap_s: Option<u64>,
+    },
 }
 
 /// Manage routes.

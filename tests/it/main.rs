@@ -1,6 +1,6 @@
 //! The whole system, over real processes and real sockets. Start with `journey`.
 //!
-//! `cargo test -p hookferry-tests` builds the programs itself. The tests in `providers` need a Python
+//! `cargo test -p hookferry-tests` builds the programs itself. The tests in `providers` and `resign` need a Python
 //! with the providers' libraries: `./tests/run.sh` prepares it and runs everything.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -28,6 +28,8 @@ mod admin;
 mod upkeep;
 
 mod providers;
+
+mod resign;
 
 mod faults;
 

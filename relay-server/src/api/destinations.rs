@@ -18,7 +18,7 @@ use super::{
 use crate::{
     lifecycle::{RetryPolicy, StatusPolicy, StatusSpec},
     problem::{Code, Problem},
-    tenancy::{Destination, DestinationPolicy, Invalid, Name},
+    tenancy::{Destination, DestinationPolicy, Invalid, Name, OldSignatures},
 };
 
 #[derive(Debug, Serialize)]
@@ -28,6 +28,7 @@ pub(super) struct DestinationView {
     timeout_ms: u64,
     retry: RetryPolicy,
     status: StatusSpec,
+    old_signatures: OldSignatures,
     /// The agent that listens, if the destination ends with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<String>,
@@ -54,6 +55,7 @@ fn view(destination: &Destination) -> DestinationView {
         timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
         retry: destination.policy.retry.clone(),
         status: destination.policy.status.spec().clone(),
+        old_signatures: destination.policy.old_signatures,
         listener: destination
             .expiring
             .map(|listener| listener.agent.to_string()),
@@ -74,6 +76,7 @@ pub(super) struct DestinationBody {
     timeout_ms: Option<u64>,
     retry: Option<RetryPolicy>,
     status: Option<StatusSpec>,
+    old_signatures: Option<OldSignatures>,
     /// The version the change is based on.
     version: Option<u64>,
 }
@@ -83,6 +86,7 @@ struct PolicyChange {
     timeout_ms: Option<u64>,
     retry: Option<RetryPolicy>,
     status: Option<StatusPolicy>,
+    old_signatures: Option<OldSignatures>,
 }
 
 impl DestinationBody {
@@ -93,6 +97,7 @@ impl DestinationBody {
             timeout_ms: self.timeout_ms,
             retry: self.retry,
             status,
+            old_signatures: self.old_signatures,
         })
     }
 }
@@ -107,6 +112,9 @@ impl PolicyChange {
         }
         if let Some(status) = self.status {
             policy.status = status;
+        }
+        if let Some(old_signatures) = self.old_signatures {
+            policy.old_signatures = old_signatures;
         }
     }
 }

@@ -19,6 +19,8 @@ mod test_events;
 
 mod destinations;
 
+mod signing_keys;
+
 mod routes;
 
 mod tokens;
@@ -103,6 +105,14 @@ pub fn router(state: ApiState) -> Router {
             get(destinations::show)
                 .patch(destinations::update)
                 .delete(destinations::delete),
+        )
+        .route(
+            "/destinations/{destination}/signing-keys",
+            get(signing_keys::show),
+        )
+        .route(
+            "/destinations/{destination}/signing-keys/rotate",
+            post(signing_keys::rotate),
         )
         .route("/routes", get(routes::list).post(routes::create))
         .route("/routes/{route}", get(routes::show).delete(routes::delete))

@@ -324,6 +324,34 @@ async fn sources_show_no_secret_and_change_field_by_field() {
     assert_eq!(rotated["secrets"].as_array().unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn signing_keys_are_shown_to_their_owner_and_nowhere_else() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let path = "/destinations/billing";
+    let keys = async |method: Method, path: String, body: Value| {
+        let list = Api::expect(api.call(&acme.token, method, &path, body).await, 200);
+        let data = list["data"].as_array().unwrap().iter();
+        data.map(|key| text(key, "key")).collect::<Vec<_>>()
+    };
+    let show = || keys(Method::GET, format!("{path}/signing-keys"), Value::Null);
+    assert!(show().await.is_empty());
+
+    let change = json!({ "old_signatures": "add" });
+    let changed = api.call(&acme.token, Method::PATCH, path, change).await;
+    let changed = Api::expect(changed, 200);
+    assert_eq!(changed["old_signatures"], "add");
+    let first = show().await;
+    assert!(first.len() == 1 && first[0].starts_with("whsec_"));
+    let rotate = format!("{path}/signing-keys/rotate");
+    let rotated = keys(Method::POST, rotate.clone(), json!({ "overlap_s": 60 })).await;
+    assert_eq!((rotated.len(), &rotated[1]), (2, &first[0]));
+    let alone = keys(Method::POST, rotate, json!({ "overlap_s": 0 })).await;
+    assert_eq!(alone.len(), 1);
+    let destination = api.get(&acme.token, path).await.to_string();
+    assert!(!destination.contains("whsec_") && !destination.contains("v1:"));
+}
+
 /// A path, a body, and what is said about it.
 const REFUSED: &[(&str, &str, u16, &str, &str)] = &[
     (
@@ -740,6 +768,8 @@ const NAMING: &[(&str, &str, &str)] = &[
     ("GET", "/destinations/<dst>", ""),
     ("DELETE", "/destinations/<dst>", ""),
     ("PATCH", "/destinations/<dst>", r#"{"timeout_ms":1000}"#),
+    ("GET", "/destinations/<dst>/signing-keys", ""),
+    ("POST", "/destinations/<dst>/signing-keys/rotate", "{}"),
     ("GET", "/routes/<rte>", ""),
     ("DELETE", "/routes/<rte>", ""),
     (

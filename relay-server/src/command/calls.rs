@@ -7,13 +7,15 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clap::ValueEnum;
 use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
     DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, PolicyArgs,
-    RouteCommand, SecretArgs, SourceArgs, SourceCommand, TenantCommand, TestArgs, TokenCommand,
+    RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs, SourceCommand, TenantCommand,
+    TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -238,6 +240,7 @@ pub(super) fn destination(command: DestinationCommand) -> Result<Call, Failure> 
         } => Call::patch(&["destinations", &destination], policy_body(policy).into()),
         DestinationCommand::List(page) => Call::list(&["destinations"], page, Show::Destinations),
         DestinationCommand::Get { destination } => Call::get(&["destinations", &destination]),
+        DestinationCommand::SigningKey(command) => signing_key(command),
         DestinationCommand::Delete { destination } => Call::delete(&["destinations", &destination]),
     })
 }
@@ -262,7 +265,35 @@ fn policy_body(args: PolicyArgs) -> Map<String, Value> {
         ("timeout_ms", args.timeout_ms.map(Value::from)),
         ("retry", some(retry)),
         ("status", some(status)),
+        (
+            "old_signatures",
+            args.old_signatures.map(|what| name_of(what).into()),
+        ),
     ])
+}
+
+fn signing_key(command: SigningKeyCommand) -> Call {
+    let mut call = match command {
+        SigningKeyCommand::Show { destination } => {
+            Call::get(&["destinations", &destination, "signing-keys"])
+        }
+        SigningKeyCommand::Rotate {
+            destination,
+            overlap_s,
+        } => {
+            let body = object([("overlap_s", overlap_s.map(Value::from))]);
+            let path = ["destinations", &destination, "signing-keys", "rotate"];
+            Call::post(&path, body.into())
+        }
+    };
+    call.show = Show::SigningKeys;
+    call
+}
+
+/// What a choice is called, on the command line and in the API.
+fn name_of(choice: impl ValueEnum) -> String {
+    let value = choice.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn list<T: Into<Value>>(items: Vec<T>) -> Option<Value> {

@@ -52,6 +52,8 @@ pub(super) enum Show {
     Attempts,
     /// As a table.
     Replayed,
+    /// As a table.
+    SigningKeys,
 }
 
 /// A column: its title and where its text is.
@@ -117,6 +119,11 @@ impl Show {
                 ("ENDED", |v| text(v, "ended_at")),
                 ("MS", |v| text(v, "elapsed_ms")),
                 ("OUTCOME", outcome),
+            ],
+            Self::SigningKeys => &[
+                ("KEY", |v| text(v, "key")),
+                ("ADDED", |v| text(v, "added_at")),
+                ("SIGNS UNTIL", |v| text(v, "until")),
             ],
             Self::Replayed => &[
                 ("OUTCOME", |v| text(v, "outcome")),

@@ -10,7 +10,7 @@ use crate::{
     ingress::Ingress,
     lifecycle::Meaning,
     store::{Due, Settings, memory::Memory},
-    tenancy::{SecretKey, Tenancy, TenancyConfig, create_operator_token},
+    tenancy::{OldSignatures, SecretKey, Tenancy, TenancyConfig, create_operator_token},
 };
 
 /// An API over real sockets, and the files a person at the command line has.
@@ -105,6 +105,9 @@ async fn a_relay_is_set_up_from_the_command_line() {
         "source get stripe --tenant acme",
         "destination create billing --tenant acme --timeout-ms 5000 --attempts-max 3 --retry-schedule-ms 1,2",
         "destination update billing --tenant acme --status-dead 4xx --status-retry 404,429",
+        "destination update billing --tenant acme --old-signatures add",
+        "destination signing-key rotate billing --tenant acme --overlap-s 60",
+        "destination signing-key show billing --tenant acme",
         "destination get billing --tenant acme",
         "destination list --tenant acme -o ndjson",
         "route create --tenant acme --source stripe --destination billing",
@@ -132,7 +135,9 @@ async fn a_relay_is_set_up_from_the_command_line() {
     assert!(source.source.settings.dedupe.body_hash && !source.source.settings.enabled);
     assert_eq!(source.source.secrets.len(), 1);
     let destination = directory.destination_by_name(tenant, &"billing".parse().unwrap());
+    assert_eq!(destination.unwrap().signing_keys.len(), 2);
     let policy = &destination.unwrap().policy;
+    assert_eq!(policy.old_signatures, OldSignatures::Add);
     assert_eq!(policy.retry.schedule_ms, [1, 2]);
     assert_eq!(policy.status.meaning(404), Meaning::Retry);
     assert_eq!(policy.status.meaning(422), Meaning::Dead);
