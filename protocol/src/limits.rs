@@ -48,6 +48,9 @@ pub const DESTINATIONS_MAX: usize = 256;
 /// Attempts one Hello, Renew, Release or Confirm may name.
 pub const LEASES_PER_FRAME_MAX: usize = 1024;
 
+/// Sessions one Hello may replace.
+pub const REPLACED_MAX: usize = 64;
+
 /// Longest lease token, in bytes of plain ASCII.
 pub const LEASE_BYTES_MAX: usize = 96;
 
@@ -134,7 +137,9 @@ const _: () = assert!(POLL_HOLD_MAX.as_secs() * 2 < SILENCE_MAX.as_secs());
 const _: () = assert!(RESPONSE_START_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX * 6 + 4 * TEXT_BYTES_MAX < HEADER_BYTES_MAX);
 const _: () = assert!(
-    LEASES_PER_FRAME_MAX * (LEASE_BYTES_MAX + 80) + DESTINATIONS_MAX * (NAME_BYTES_MAX + 80)
+    LEASES_PER_FRAME_MAX * (LEASE_BYTES_MAX + 80)
+        + DESTINATIONS_MAX * (NAME_BYTES_MAX + 80)
+        + REPLACED_MAX * 40
         < HEADER_BYTES_MAX
 );
 const _: () = assert!(RECEIPT_HEADERS_BYTES_MAX <= HEAD_BYTES_MAX);

@@ -315,10 +315,11 @@ fn hello() {
                 bytes: 8_388_608,
             }],
             holding: vec![held()],
+            replaces: vec![SessionId::from_u128(MOMENT + 4)],
             listen: None,
         }),
-        b"\x41\x00\x00\x01\x05",
-        r#"{"versions":[1],"instance":"agt_01j8t5cy4t0000000000000003","name":"berlin-1","agent":"relay-agent/0.1.0","destinations":[{"name":"billing","deliveries":64,"bytes":8388608}],"holding":[{"delivery":"dlv_01j8t5cy4t0000000000000001","lease":"3.1042","attempt":2}]}"#,
+        b"\x41\x00\x00\x01\x33",
+        r#"{"versions":[1],"instance":"agt_01j8t5cy4t0000000000000003","name":"berlin-1","agent":"relay-agent/0.1.0","destinations":[{"name":"billing","deliveries":64,"bytes":8388608}],"holding":[{"delivery":"dlv_01j8t5cy4t0000000000000001","lease":"3.1042","attempt":2}],"replaces":["ses_01j8t5cy4t0000000000000004"]}"#,
         b"",
     );
 }
@@ -333,6 +334,7 @@ fn hello_to_listen() {
             agent: "relay-agent/0.1.0".to_owned(),
             destinations: Vec::new(),
             holding: Vec::new(),
+            replaces: Vec::new(),
             listen: Some(Listen {
                 sources: vec!["*".to_owned()],
                 filter: Some(serde_json::json!({"event_type": "push"})),

@@ -9,7 +9,7 @@ use crate::{
         Confirm, Credit, Headers, Held, Hello, LeaseToken, Listen, OfferedDestination, Outcome,
         Ping, Refuse, RefuseCode, RequestHead, ResponseHead, Settled,
     },
-    id::{AgentId, DeliveryId, EventId, ReplayId},
+    id::{AgentId, DeliveryId, EventId, ReplayId, SessionId},
     limits::{HEADER_BYTES_MAX, PREAMBLE_BYTES},
 };
 
@@ -103,6 +103,7 @@ prop_compose! {
         texts in any::<(String, String)>(),
         destinations in vec(any::<(String, u64, u64)>(), 0..4),
         holding in vec((delivery(), lease(), any::<u32>()), 0..4),
+        replaces in vec(any::<u128>(), 0..4),
         listen in option::of(any::<(Vec<String>, Option<String>, u64, u64)>()),
     ) -> Hello {
         Hello {
@@ -118,6 +119,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(delivery, lease, attempt)| Held { delivery, lease, attempt })
                 .collect(),
+            replaces: replaces.into_iter().map(SessionId::from_u128).collect(),
             listen: listen.map(|(sources, filter, deliveries, bytes)| Listen {
                 sources,
                 filter: filter.map(|text| serde_json::json!({ "all": [text, null, 7] })),

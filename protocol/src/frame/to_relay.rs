@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{LeaseToken, Ping, Pong, Receipt};
-use crate::id::{AgentId, DeliveryId};
+use crate::id::{AgentId, DeliveryId, SessionId};
 
 /// Everything an agent may say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +45,13 @@ pub struct Hello {
     pub agent: String,
     /// What it serves, and how much of each it takes.
     pub destinations: Vec<OfferedDestination>,
-    /// Attempts of earlier sessions that it is still making.
+    /// Attempts of earlier sessions that it is still making, or has yet to report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holding: Vec<Held>,
+    /// Its sessions from which it takes nothing any more. What it does not hold of theirs was never
+    /// begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<SessionId>,
     /// Asks for an expiring destination of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<Listen>,

@@ -22,8 +22,8 @@ use crate::{
         Bye, Cancel, Held, LeaseToken, Listen, Offer, Receipt, ResponseChunk, Settled, ToAgent,
         ToRelay, Welcome,
     },
-    id::{AgentId, DeliveryId},
-    limits::{HANDSHAKE_MAX, OUTPUTS_MAX},
+    id::{AgentId, DeliveryId, SessionId},
+    limits::{HANDSHAKE_MAX, OUTPUTS_MAX, REPLACED_MAX},
 };
 
 /// What the agent brings to a session.
@@ -144,6 +144,8 @@ pub struct AgentSession {
     /// Attempts in hand.
     held: BTreeMap<(DeliveryId, LeaseToken), Attempt>,
     unconfirmed: Unconfirmed,
+    /// For Hello: sessions that this one takes the place of.
+    replaces: Vec<SessionId>,
     /// Responses that a provider waits for and that are not complete.
     responses: Responses<ResponseOutlet>,
     /// Short frames and news for the driver, in order.
@@ -224,6 +226,7 @@ impl AgentSession {
             credit_due: None,
             held: held.collect(),
             unconfirmed: Unconfirmed::default(),
+            replaces: Vec::new(),
             responses: Responses::new(),
             outputs: VecDeque::new(),
             reports: VecDeque::new(),
@@ -249,6 +252,14 @@ impl AgentSession {
             attempt.body = Incoming::whole(body_bytes);
             intake.hold(body_bytes);
         }
+    }
+
+    /// Takes the place of earlier sessions, whether the relay knows yet that they are over or not:
+    /// what they were offered and nobody holds is offered anew at once. The newest stand last.
+    /// Between [`Self::new`] and the first [`Self::poll_output`]; optional.
+    pub fn replace(&mut self, sessions: &[SessionId]) {
+        let first = sessions.len().saturating_sub(REPLACED_MAX);
+        self.replaces = sessions[first..].to_vec();
     }
 
     /// Takes a frame from the relay.

@@ -6,7 +6,8 @@ use super::{Violation, Window, close::clip};
 use crate::{
     frame::{Held, Hello, LeaseToken},
     limits::{
-        DESTINATIONS_MAX, LEASE_BYTES_MAX, LEASES_PER_FRAME_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX,
+        DESTINATIONS_MAX, LEASE_BYTES_MAX, LEASES_PER_FRAME_MAX, NAME_BYTES_MAX, REPLACED_MAX,
+        TEXT_BYTES_MAX,
     },
 };
 
@@ -34,6 +35,9 @@ pub(super) fn check_hello(hello: &Hello) -> Result<(), Violation> {
     let listen_window = hello.listen.iter().map(|listen| listen.window());
     if !windows.chain(listen_window).all(Window::is_allowed) {
         return Err(Violation("Hello asks for more than the largest window"));
+    }
+    if hello.replaces.len() > REPLACED_MAX {
+        return Err(Violation("Hello replaces too many sessions"));
     }
     check_held(&hello.holding)
 }

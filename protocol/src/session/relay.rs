@@ -200,6 +200,12 @@ impl RelaySession {
         );
     }
 
+    /// The agent takes nothing from this session any more, it has a newer one.
+    pub fn replace(&mut self) {
+        let close = Close::new(CloseCode::Replaced, "the agent has opened a newer session");
+        self.end(close, false);
+    }
+
     /// The instant of `poll_timeout` has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_ended() {

@@ -84,6 +84,7 @@ enum Wake {
     Confirmed(Vec<frame::Settled>),
     TokensChanged,
     Timeout,
+    Replaced,
     Drain,
     Stop,
 }
@@ -102,6 +103,8 @@ pub(super) struct Session<T> {
     confirmed: mpsc::Receiver<Vec<frame::Settled>>,
     confirm: mpsc::Sender<Vec<frame::Settled>>,
     tokens: watch::Receiver<u64>,
+    /// The agent has a newer session and takes nothing from this one.
+    replaced: CancellationToken,
     drain_asked: bool,
     stop_asked: bool,
 }
@@ -133,6 +136,7 @@ impl<T: Transport> Session<T> {
             outlet,
             confirmed,
             confirm,
+            replaced: CancellationToken::new(),
             drain_asked: false,
             stop_asked: false,
         }
@@ -163,6 +167,7 @@ impl<T: Transport> Session<T> {
                 Wake::Confirmed(settled) => self.machine.confirm(settled),
                 Wake::TokensChanged => self.check_token(),
                 Wake::Timeout => self.machine.handle_timeout(Instant::now()),
+                Wake::Replaced => self.machine.replace(),
                 Wake::Drain => self.ask_to_leave(),
                 Wake::Stop => self.stop(),
             }
@@ -177,6 +182,7 @@ impl<T: Transport> Session<T> {
             Some(settled) = self.confirmed.recv() => Wake::Confirmed(settled),
             Ok(()) = self.tokens.changed() => Wake::TokensChanged,
             () = sleep_until(timeout) => Wake::Timeout,
+            () = self.replaced.cancelled() => Wake::Replaced,
             () = self.context.draining.cancelled(), if !self.drain_asked => Wake::Drain,
             () = self.context.stop.cancelled(), if !self.stop_asked => Wake::Stop,
         }
@@ -297,6 +303,7 @@ impl<T: Transport> Session<T> {
             transport: T::NAME,
             hello: &hello,
             admitted: &admitted,
+            replaced: &self.replaced,
         };
         let serving = Serving::open(&self.context, &opening, confirm);
         let lost = serving.resume(&hello).await;

@@ -19,10 +19,18 @@ pub(super) struct Holdings {
 #[derive(Debug)]
 struct Holding {
     lease: LeaseInfo,
-    /// The session it travelled on; none once that has ended without Bye.
-    owner: Option<SessionId>,
+    /// The session it travelled on.
+    owner: SessionId,
+    /// That session has ended without Bye.
+    is_orphan: bool,
     /// After this it is not ours to speak of any more.
     until: Instant,
+}
+
+impl Holding {
+    fn belongs_to(&self, session: SessionId) -> bool {
+        self.owner == session && !self.is_orphan
+    }
 }
 
 impl Holdings {
@@ -32,7 +40,8 @@ impl Holdings {
             lease.delivery,
             Holding {
                 lease,
-                owner: Some(owner),
+                owner,
+                is_orphan: false,
                 until,
             },
         );
@@ -56,14 +65,15 @@ impl Holdings {
     /// The agent still works on it, over this session.
     pub(super) fn renew(&mut self, delivery: DeliveryId, owner: SessionId, until: Instant) {
         if let Some(holding) = self.held.get_mut(&delivery) {
-            holding.owner = Some(owner);
+            holding.owner = owner;
+            holding.is_orphan = false;
             holding.until = until;
         }
     }
 
     /// A session ended on purpose: what it held may go to others at once.
     pub(super) fn take_all_of(&mut self, session: SessionId) -> Vec<LeaseInfo> {
-        self.extract(|holding| holding.owner == Some(session))
+        self.extract(|holding| holding.belongs_to(session))
     }
 
     /// A session ended without a word: what it held is kept for the agent's return.
@@ -71,10 +81,10 @@ impl Holdings {
         let orphans = self
             .held
             .values_mut()
-            .filter(|holding| holding.owner == Some(session));
+            .filter(|holding| holding.belongs_to(session));
         orphans
             .map(|holding| {
-                holding.owner = None;
+                holding.is_orphan = true;
                 holding.until = until;
                 holding.lease
             })
@@ -83,7 +93,19 @@ impl Holdings {
 
     /// The agent is back and did not name these: they died with it.
     pub(super) fn take_orphans_but(&mut self, named: &[DeliveryId]) -> Vec<LeaseInfo> {
-        self.extract(|holding| holding.owner.is_none() && !named.contains(&holding.lease.delivery))
+        self.extract(|holding| holding.is_orphan && !named.contains(&holding.lease.delivery))
+    }
+
+    /// The agent takes nothing from these sessions any more, and what it does not name of theirs was
+    /// never begun.
+    pub(super) fn take_unbegun(
+        &mut self,
+        replaced: &[SessionId],
+        named: &[DeliveryId],
+    ) -> Vec<LeaseInfo> {
+        self.extract(|holding| {
+            replaced.contains(&holding.owner) && !named.contains(&holding.lease.delivery)
+        })
     }
 
     /// Forgets what has run out; the store has taken it back by itself.
@@ -156,6 +178,26 @@ mod tests {
         assert_eq!(holdings.take_orphans_but(&[]), [lease(2)]);
         assert_eq!(holdings.take_all_of(new), [lease(1)]);
         assert!(holdings.is_empty());
+    }
+
+    #[test]
+    fn what_a_replaced_session_never_brought_is_free() {
+        let (replaced, other) = (SessionId::from_u128(1), SessionId::from_u128(2));
+        let mut holdings = Holdings::default();
+        for number in 1..=3 {
+            holdings.hold(lease(number), replaced, later(now()));
+        }
+        holdings.hold(lease(4), other, later(now()));
+
+        let named = [lease(1).delivery];
+        let mut unbegun = holdings.take_unbegun(&[replaced], &named);
+        unbegun.sort_by_key(|lease| lease.delivery);
+        assert_eq!(unbegun, [lease(2), lease(3)]);
+
+        // It may have ended before it was replaced.
+        holdings.orphan(replaced, later(now()));
+        assert_eq!(holdings.take_unbegun(&[replaced], &[]), [lease(1)]);
+        assert_eq!(holdings.take_all_of(other), [lease(4)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 
 use dashmap::DashMap;
 use protocol::id::{AgentId, DestinationId, SessionId, TenantId};
+use tokio_util::sync::CancellationToken;
 
 use super::holdings::Holdings;
 use crate::clock::Timestamp;
@@ -38,6 +39,8 @@ pub(super) struct LiveSession {
     pub(super) since: Timestamp,
     /// The last round trip, in microseconds; 0 before the first.
     pub(super) rtt_us: AtomicU64,
+    /// The agent takes nothing from it any more.
+    pub(super) replaced: CancellationToken,
 }
 
 /// A live session, for people.
@@ -75,6 +78,18 @@ impl Registry {
         };
         let key = (session.tenant, session.agent);
         self.prune(key, Instant::now());
+    }
+
+    /// A session that an agent instance takes nothing from any more ends. Whether it was there.
+    pub(super) fn replace(&self, (tenant, agent): InstanceKey, session: SessionId) -> bool {
+        let Some(session) = self.sessions.get(&session) else {
+            return false;
+        };
+        let is_its = session.tenant == tenant && session.agent == agent;
+        if is_its {
+            session.replaced.cancel();
+        }
+        is_its
     }
 
     /// What an instance holds.

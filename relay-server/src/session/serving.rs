@@ -12,6 +12,7 @@ use protocol::{
     limits,
 };
 use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -52,6 +53,8 @@ pub(super) struct Opening<'a> {
     pub(super) transport: &'static str,
     pub(super) hello: &'a Hello,
     pub(super) admitted: &'a Admitted,
+    /// Tells the session that the agent takes nothing from it any more.
+    pub(super) replaced: &'a CancellationToken,
 }
 
 impl Serving {
@@ -67,6 +70,7 @@ impl Serving {
             transport,
             hello,
             admitted,
+            replaced,
         } = *opening;
         let agent = hello.instance;
         let live = context.registry.add(LiveSession {
@@ -83,6 +87,7 @@ impl Serving {
                 .collect(),
             since: context.store.now(),
             rtt_us: 0.into(),
+            replaced: replaced.clone(),
         });
         let holdings = context.registry.holdings((tenant, agent));
         let (reported, receiver) = mpsc::channel(QUEUE_MAX);
@@ -121,9 +126,16 @@ impl Serving {
     /// Gives the agent back what it still works on; what it does not name died with it. Returns
     /// what is no longer the agent's.
     pub(super) async fn resume(&self, hello: &Hello) -> Vec<frame::Held> {
+        for &session in &hello.replaces {
+            self.replace(session).await;
+        }
         let lost = self.adopt(&hello.holding).await;
         if hello.holding.len() < limits::LEASES_PER_FRAME_MAX {
             let named: Vec<DeliveryId> = hello.holding.iter().map(|held| held.delivery).collect();
+            let unbegun = lock(&self.holdings).take_unbegun(&hello.replaces, &named);
+            self.context
+                .return_leases(unbegun.iter().map(held).collect())
+                .await;
             let dead = lock(&self.holdings).take_orphans_but(&named);
             if !dead.is_empty() {
                 info!(session = %self.id, attempts = dead.len(), "an agent came back without attempts it had");
@@ -131,6 +143,18 @@ impl Serving {
             }
         }
         lost
+    }
+
+    /// Ends a session of the same agent and takes it out of the lines, so that what comes back is not
+    /// handed to it again.
+    async fn replace(&self, session: SessionId) {
+        let instance = (self.tenant, self.agent);
+        if session != self.id && self.context.registry.replace(instance, session) {
+            self.context
+                .dispatch
+                .send(dispatch::Message::Leave { session })
+                .await;
+        }
     }
 
     async fn adopt(&self, named: &[frame::Held]) -> Vec<frame::Held> {
@@ -199,10 +223,17 @@ impl Serving {
             .await;
     }
 
-    /// The frame for a lease, which is the agent's from here on; `None` if it is not for this session.
+    /// The frame for a lease, which is the agent's from here on; `None` if it is not for this session,
+    /// or this session is over.
     pub(super) fn take(&self, lease: &Lease) -> Option<Box<Offer>> {
         let served = self.by_key.get(&lease.info.key)?;
-        lock(&self.holdings).hold(lease.info, self.id, Instant::now() + served.ttl());
+        {
+            let mut holdings = lock(&self.holdings);
+            if self.live.replaced.is_cancelled() {
+                return None;
+            }
+            holdings.hold(lease.info, self.id, Instant::now() + served.ttl());
+        }
         let event = &lease.event;
         let directory = self.context.tenancy.directory();
         let source = directory.source(event.tenant, event.source);

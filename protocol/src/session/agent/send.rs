@@ -47,6 +47,7 @@ impl AgentSession {
             agent: self.config.agent.clone(),
             destinations,
             holding: self.named().take(LEASES_PER_FRAME_MAX).collect(),
+            replaces: std::mem::take(&mut self.replaces),
             listen,
         }
     }

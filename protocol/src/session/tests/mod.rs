@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use pair::{BILLING, Fate, Pair, lease, offer, receipt, relay, start, welcome};
 
-use super::{AgentSession, CloseCode, NotOffered, RelayOutput, Violation, Window};
+use super::{AgentOutput, AgentSession, CloseCode, NotOffered, RelayOutput, Violation, Window};
 use crate::{
     frame::{
         Bye, Cancel, Chunk, Credit, Drain, Held, Hello, Ping, Refuse, RefuseCode, Settled, ToAgent,
         ToRelay,
     },
-    id::{AgentId, DeliveryId},
-    limits::{CHUNK_BYTES_MAX, UNCONFIRMED_MAX},
+    id::{AgentId, DeliveryId, SessionId},
+    limits::{CHUNK_BYTES_MAX, REPLACED_MAX, UNCONFIRMED_MAX},
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -213,6 +213,19 @@ fn a_cut_link_loses_no_receipt() {
 }
 
 #[test]
+fn hello_names_the_newest_of_the_sessions_it_replaces() {
+    let now = start();
+    let sessions: Vec<_> = (0..100).map(SessionId::from_u128).collect();
+    let config = Pair::open(1, 1).config;
+    let mut agent = AgentSession::new(config, Vec::new(), Vec::new(), now);
+    agent.replace(&sessions);
+    let Some(AgentOutput::Send(ToRelay::Hello(hello))) = agent.poll_output() else {
+        panic!("no Hello");
+    };
+    assert_eq!(hello.replaces, sessions[100 - REPLACED_MAX..]);
+}
+
+#[test]
 fn silence_is_death_on_both_ends() {
     let mut pair = Pair::open(1, 1);
     pair.is_cut = true;
@@ -331,6 +344,7 @@ fn no_version_in_common_is_refused() {
         agent: String::new(),
         destinations: Vec::new(),
         holding: Vec::new(),
+        replaces: Vec::new(),
         listen: None,
     };
     relay.handle_frame(ToRelay::Hello(hello), now).unwrap();
