@@ -4,11 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A C compiler for SQLite and ring; Python for the providers' own libraries.
+# A C compiler for SQLite and ring; Python for the providers' own libraries; `ip` for links that go.
 install() {
     local missing=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    command -v ip >/dev/null || missing+=(iproute2)
     [ ${#missing[@]} -eq 0 ] && return
     echo "installing: ${missing[*]}"
     local as_root=()

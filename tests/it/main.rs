@@ -38,3 +38,5 @@ mod chaos;
 mod matrix;
 
 mod agents;
+
+mod liveness;

@@ -5,12 +5,14 @@ use std::{fmt::Write as _, fs, process::Command};
 use tempfile::TempDir;
 
 use crate::{
-    api::Journey, binaries, eventually, process::Process, relay::Relay, terminal::Terminal,
+    api::Journey, binaries, eventually, namespace::Namespace, process::Process, relay::Relay,
+    terminal::Terminal,
 };
 
 /// An agent that can be killed and started again: data directory and configuration stay.
 pub struct Agent {
     command: Vec<String>,
+    namespace: Option<String>,
     starts: u32,
     process: Process,
     /// Dropped after the process, which shows its output from there when a test fails.
@@ -28,6 +30,7 @@ pub struct Plan {
     flags: Vec<String>,
     authority: Option<String>,
     proxy_password: Option<String>,
+    namespace: Option<String>,
 }
 
 impl Plan {
@@ -94,6 +97,13 @@ impl Plan {
         self.flag("--proxy", proxy)
     }
 
+    /// Runs in a network of its own, from where the relay has no loopback address.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Namespace) -> Self {
+        self.namespace = Some(namespace.name().to_owned());
+        self.line("allow_plain_http = true")
+    }
+
     /// Starts `relay-agent run`.
     pub fn run(self) -> Agent {
         let home = self.files();
@@ -119,7 +129,8 @@ impl Plan {
             "--config".to_owned(),
             path.display().to_string(),
         ];
-        Agent::start(home, command.into_iter().chain(self.flags).collect())
+        let command = command.into_iter().chain(self.flags).collect();
+        Agent::start(home, command, self.namespace)
     }
 
     /// Starts `relay-agent listen` for some sources.
@@ -127,7 +138,8 @@ impl Plan {
         let home = self.files();
         let output = ["--output".to_owned(), "json".to_owned()];
         let command = self.listen_command(&home, to, sources);
-        Agent::start(home, command.into_iter().chain(output).collect())
+        let command = command.into_iter().chain(output).collect();
+        Agent::start(home, command, self.namespace)
     }
 
     /// Starts the same in a terminal.
@@ -137,6 +149,7 @@ impl Plan {
         let process = spawn_in(terminal, &home, &command);
         Agent {
             command,
+            namespace: None,
             starts: 1,
             process,
             home,
@@ -194,6 +207,7 @@ impl Agent {
             flags: Vec::new(),
             authority: None,
             proxy_password: None,
+            namespace: None,
         }
     }
 
@@ -202,7 +216,7 @@ impl Agent {
         Self::plan(relay, journey, to).run()
     }
 
-    fn start(home: TempDir, mut command: Vec<String>) -> Self {
+    fn start(home: TempDir, mut command: Vec<String>, namespace: Option<String>) -> Self {
         for (flag, name) in [
             ("--ca", "ca.pem"),
             ("--proxy-password-file", "proxy-password"),
@@ -212,10 +226,11 @@ impl Agent {
                 command.extend([flag.to_owned(), path.display().to_string()]);
             }
         }
-        let process = spawn(&home, &command, 1);
+        let process = spawn(&home, &command, namespace.as_deref(), 1);
         Self {
             home,
             command,
+            namespace,
             starts: 1,
             process,
         }
@@ -245,7 +260,8 @@ impl Agent {
     pub fn restart(&mut self) {
         assert!(!self.process.is_running(), "the agent still runs");
         self.starts += 1;
-        self.process = spawn(&self.home, &self.command, self.starts);
+        let namespace = self.namespace.as_deref();
+        self.process = spawn(&self.home, &self.command, namespace, self.starts);
     }
 
     /// Asks it to stop (SIGTERM).
@@ -282,8 +298,17 @@ impl Agent {
     }
 }
 
-fn spawn(home: &TempDir, arguments: &[String], number: u32) -> Process {
-    let mut command = Command::new(binaries::relay_agent());
+fn spawn(home: &TempDir, arguments: &[String], namespace: Option<&str>, number: u32) -> Process {
+    let program = binaries::relay_agent();
+    let mut command = match namespace {
+        None => Command::new(program),
+        Some(namespace) => {
+            // It becomes the agent: signals reach the right one.
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace]).arg(program);
+            command
+        }
+    };
     command.args(arguments).env("HOME", home.path());
     Process::start(&format!("agent-{number}"), command, home.path())
 }

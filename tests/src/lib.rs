@@ -37,6 +37,8 @@ pub mod network;
 
 pub mod proxy;
 
+pub mod namespace;
+
 pub mod seed;
 
 pub mod service;
@@ -61,6 +63,7 @@ pub fn is_full_size() -> bool {
 pub use agent::Agent;
 pub use api::{Api, Journey, Source, Tenant};
 pub use eventually::{eventually, pass, within};
+pub use namespace::Namespace;
 pub use network::Network;
 pub use provider::{Connection, Provider, Request};
 pub use proxy::Proxy;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -36,6 +36,7 @@ pub struct Plan {
     flags: Vec<String>,
     certificate: Option<Certificate>,
     data_dir: Option<PathBuf>,
+    public_ip: Option<IpAddr>,
 }
 
 impl Plan {
@@ -50,6 +51,14 @@ impl Plan {
     #[must_use]
     pub fn tls(mut self, certificate: Certificate) -> Self {
         self.certificate = Some(certificate);
+        self
+    }
+
+    /// Serves the public listener at another address of this machine, without TLS.
+    #[must_use]
+    pub fn at(mut self, ip: IpAddr) -> Self {
+        self.public_ip = Some(ip);
+        self.flags.push("--allow-plain-http".to_owned());
         self
     }
 
@@ -84,7 +93,8 @@ impl Plan {
             String::from_utf8_lossy(&output.stderr)
         );
         let token = fs::read_to_string(&token_file).unwrap().trim().to_owned();
-        let (public, admin) = (ports::free(), ports::free());
+        let (mut public, admin) = (ports::free(), ports::free());
+        public.set_ip(self.public_ip.unwrap_or(public.ip()));
         let process = spawn(&self, &home, public, admin, 1);
         let mut relay = Relay {
             plan: self,
