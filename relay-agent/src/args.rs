@@ -38,6 +38,14 @@ pub enum Command {
     Send(Send),
     /// Serve the destinations of agent.toml, as a service
     Run(Run),
+    /// Check every step of the way to the relay and to the services, and say what is wrong
+    ///
+    /// It opens no session and sends nothing to a service.
+    #[command(
+        after_help = "Exit codes: 0 nothing failed, else that of the first failure: 1 clock, services; \
+        3 token; 4 configuration; 5 relay not reachable"
+    )]
+    Doctor(Doctor),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -110,6 +118,20 @@ pub struct Send {
     /// Path and query below the source's URL
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub link: LinkArgs,
+}
+
+/// `relay-agent doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// Print one JSON object instead of text; its shape is stable
+    #[arg(long)]
+    pub json: bool,
+    /// How long all checks may take together, such as 30s
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub timeout: String,
     /// How to reach the relay.
     #[command(flatten)]
     pub link: LinkArgs,

@@ -11,6 +11,7 @@
 //! - [`forward`]: the call to the service;
 //! - [`report`]: what came of it, for the relay;
 //! - [`terminal`], [`status`]: the same for people and for supervisors;
+//! - [`doctor`]: what is wrong, hop by hop;
 //! - [`send`]: a test event, made by the relay on request;
 //! - [`explain`]: every error code in words.
 //!
@@ -38,6 +39,8 @@ pub mod terminal;
 pub mod status;
 
 pub mod send;
+
+pub mod doctor;
 
 pub mod explain;
 

@@ -8,8 +8,9 @@ use std::{
 use clap::Parser;
 use relay_agent::{
     agent::{self, Agent},
-    args::{Args, Command, ConfigCommand, LogFormat, Output},
+    args::{self, Args, Command, ConfigCommand, LogFormat, Output},
     config::{Config, Loaded, LogConfig, Process},
+    doctor::{self, Show},
     explain::{self, Code, Exit, Failure},
     send,
     shutdown::Signals,
@@ -52,6 +53,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             print(&loaded.to_string());
             Ok(())
         }
+        Command::Doctor(args) => diagnose(&args),
         Command::Explain { code } => {
             match explain::explain(code.as_deref(), terminal::width()) {
                 Ok(page) => print(&page),
@@ -66,6 +68,28 @@ fn execute(command: Command) -> Result<(), Failure> {
             print(concat!("relay-agent ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
+    }
+}
+
+/// Prints what each check found as soon as it did, or all of it as JSON.
+fn diagnose(args: &args::Doctor) -> Result<(), Failure> {
+    let show = Show::new();
+    let report = doctor::run(args, &Process, &mut |report, check| {
+        if args.json {
+            return;
+        }
+        if report.checks.is_empty() {
+            print(&show.head(report));
+        }
+        print(&show.check(check));
+    })?;
+    match args.json {
+        true => print(&report.to_json()),
+        false => print(&show.end(&report)),
+    }
+    match report.exit_code {
+        0 => Ok(()),
+        code => std::process::exit(code.into()),
     }
 }
 

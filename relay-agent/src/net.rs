@@ -35,6 +35,19 @@ pub enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
+impl Stream {
+    /// Which TLS is spoken, if any.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(stream) => match stream.get_ref().1.protocol_version()? {
+                rustls::ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
+                _ => Some("TLS 1.3"),
+            },
+            _ => None,
+        }
+    }
+}
+
 /// Finds the addresses of a host.
 ///
 /// # Errors

@@ -1,34 +1,25 @@
 //! `send`: asks the relay for a test event. The relay makes and signs it, so that no secret of a
 //! provider is needed here.
 
-use std::{fmt, io::Read, path::Path, time::Duration};
+use std::{fmt, io::Read, path::Path};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, Response, StatusCode, header};
+use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
 
 use crate::{
     args,
     config::{Environment, Reach},
     explain::{Code, Failure},
-    link::{DialError, Dialer, PROGRAM, for_people},
+    link::{self, DialError, Dialer, for_people},
     tls::Tls,
 };
 
 /// The largest body read from a file or the standard input. The relay takes less than 1 MiB of JSON.
 const DATA_BYTES_MAX: u64 = 1024 * 1024;
-
-/// The longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// How long the relay may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// What the relay made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -147,31 +138,19 @@ async fn ask(reach: Reach, body: Value) -> Result<Sent, Failure> {
         false => None,
     };
     let relay_tls = link.tls_to_relay(tls.as_ref())?;
-    let request = Request::post(link.server.send_path())
-        .header(header::HOST, &link.server.authority)
-        .header(
-            header::AUTHORIZATION,
-            format!("Bearer {}", link.token.reveal()),
-        )
+    let path = link.server.send_path();
+    let dialer = Dialer::new(link, relay_tls, tls);
+    let request = dialer
+        .request(Method::POST, &path)
+        .header(header::AUTHORIZATION, dialer.authorization())
         .header(header::CONTENT_TYPE, "application/json")
-        .header(header::USER_AGENT, PROGRAM)
         .body(Full::new(Bytes::from(body.to_string())))
         .map_err(|error| Failure::new(Code::ConfigValue, format!("server: {error}")))?;
-    let stream = Dialer::new(link, relay_tls, tls).open().await;
+    let stream = dialer.open().await;
     let stream = stream.map_err(|error| during(error.failure()))?;
-    let exchange = async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let (parts, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
-        let body = Some(body.to_bytes().to_vec());
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::from_parts(parts, body))
-    };
-    let lost = |why: String| during(Failure::new(Code::LinkLost, why));
-    match timeout(ANSWER_MAX, exchange).await {
-        Ok(Ok(response)) => understand(&response).map_err(during),
-        Ok(Err(error)) => Err(lost(format!("the connection broke: {error}"))),
-        Err(_) => Err(lost(format!("no answer within {} s", ANSWER_MAX.as_secs()))),
+    match link::ask(stream, request).await {
+        Ok(response) => understand(&response).map_err(during),
+        Err(error) => Err(during(Failure::new(error.code(), error.to_string()))),
     }
 }
 

@@ -1,6 +1,10 @@
 //! What is trusted: the certificates the operating system trusts, and those of one file in addition.
 //! A single service may be told to have other ones, or none at all.
 
+mod witness;
+
+pub use witness::{Shown, Witness};
+
 use std::{fmt::Display, path::Path, sync::Arc};
 
 use rustls::{
@@ -126,6 +130,18 @@ impl Tls {
             verifier: self.verifier.clone(),
             connector: connector(config),
         })
+    }
+
+    /// The same with a witness of what servers show.
+    pub fn watched(&self) -> (Self, Arc<Witness>) {
+        let witness = Arc::new(Witness::new(self.verifier.clone()));
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.dangerous().set_certificate_verifier(witness.clone());
+        let watched = Self {
+            verifier: witness.clone(),
+            connector: Arc::new(config).into(),
+        };
+        (watched, witness)
     }
 
     /// Speaks TLS with `host` over a fresh connection.

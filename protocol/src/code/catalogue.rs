@@ -324,6 +324,12 @@ codes! {
         "The certificate does not name the host that was connected to. An agent keeps trying."
         "use a host name that the certificate has, or have one made for the name in use"
 
+        RelaySilent "E-RELAY-SILENT" Unreachable
+        "The relay gives no answer"
+        "A connection to the relay was made, but it gave no complete answer in time: the relay is \
+         overloaded, or something in between keeps what it says."
+        "try again; if it stays, look at the relay's log, and at what stands between this machine and the relay"
+
         Upgrade "E-UPGRADE" Unreachable
         "No WebSocket could be opened"
         "The relay, or something before it, did not answer the upgrade to a WebSocket as it should. Some \

@@ -13,6 +13,7 @@ use std::{fmt, str::FromStr};
 use serde::{Serialize, Serializer};
 
 pub use catalogue::Code;
+pub use page::wrapped;
 
 /// Where an error comes up. The catalogue is ordered by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -37,12 +37,14 @@ impl Code {
     }
 }
 
-/// Breaks a text between words. A word that is longer than a line gets a line of its own.
-fn wrapped(text: &str, width: usize) -> String {
+/// Breaks a text between words, into lines of at most `width` characters. A word that is longer gets a
+/// line of its own.
+pub fn wrapped(text: &str, width: usize) -> String {
     let mut lines = String::with_capacity(text.len() + 8);
     let mut column = 0;
     for word in text.split(' ') {
-        if column > 0 && column + 1 + word.len() > width {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
             lines.push('\n');
             column = 0;
         } else if column > 0 {
@@ -50,7 +52,7 @@ fn wrapped(text: &str, width: usize) -> String {
             column += 1;
         }
         lines.push_str(word);
-        column += word.len();
+        column += length;
     }
     lines
 }

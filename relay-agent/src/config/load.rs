@@ -2,6 +2,8 @@
 
 mod forward;
 
+mod inspect;
+
 mod proxy;
 
 mod token;
@@ -17,8 +19,11 @@ use std::{
 
 use super::{
     CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT, LinkConfig, LogConfig, Serve,
-    ServerUrl, parse_duration, value::TOKEN_BYTES_MAX,
+    ServerUrl, Token, parse_duration, value::TOKEN_BYTES_MAX,
 };
+pub use inspect::Inspected;
+pub use token::TokenOrigin;
+
 use crate::{
     args::{self, LinkArgs, LogFormat},
     explain::{Code, Failure},
@@ -59,6 +64,9 @@ impl Environment for Process {
     }
 }
 
+/// Key, value and origin of one setting. Secrets are masked.
+pub type Setting = (&'static str, String, &'static str);
+
 /// A configuration, and where each value of it comes from.
 #[derive(Debug)]
 pub struct Loaded {
@@ -67,7 +75,7 @@ pub struct Loaded {
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
     /// Key, value and origin of each setting. Secrets are masked.
-    pub settings: Vec<(&'static str, String, &'static str)>,
+    pub settings: Vec<Setting>,
 }
 
 impl Loaded {
@@ -85,7 +93,7 @@ impl Loaded {
             );
         }
         let mut origins = Origins::default();
-        let link = link(&args.link, &file, environment, &mut origins)?;
+        let link = way(&args.link, &file, environment, &mut origins)?.with_token()?;
         let allow_targets = forward::allow_targets(&file, &mut origins)?;
         let serve = forward::destinations(&file, &allow_targets, &mut origins)?;
         let data_dir = match args.data_dir.clone().or(file.data_dir.clone()) {
@@ -152,7 +160,7 @@ impl Loaded {
         let allow_targets = forward::allow_targets(&file, &mut origins)?;
         let lane = Box::new(forward::listen(args, &allow_targets)?);
         let config = Config {
-            link: link(&args.link, &file, environment, &mut origins)?,
+            link: way(&args.link, &file, environment, &mut origins)?.with_token()?,
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve: Serve::Listen {
                 sources: args.source.clone(),
@@ -194,7 +202,7 @@ impl Reach {
         let (_, file) = find_file(args, environment)?;
         let mut origins = Origins::default();
         Ok(Self {
-            link: link(args, &file, environment, &mut origins)?,
+            link: way(args, &file, environment, &mut origins)?.with_token()?,
             ca_file: ca_file(args, &file, &mut origins),
         })
     }
@@ -216,7 +224,7 @@ impl Display for Loaded {
 
 /// Notes where each value comes from, for `config check`.
 #[derive(Debug, Default)]
-struct Origins(Vec<(&'static str, String, &'static str)>);
+struct Origins(Vec<Setting>);
 
 impl Origins {
     fn pick<T: Display>(
@@ -294,12 +302,25 @@ fn state_directory(environment: &impl Environment) -> Result<PathBuf, Failure> {
     Ok(state.join("hookferry/agent"))
 }
 
-fn link(
+/// The way to the relay, whether or not there is a token for it.
+struct Way {
+    /// Its token is a placeholder if none was found.
+    link: LinkConfig,
+    token: Result<TokenOrigin, Failure>,
+}
+
+impl Way {
+    fn with_token(self) -> Result<LinkConfig, Failure> {
+        self.token.map(|_| self.link)
+    }
+}
+
+fn way(
     args: &LinkArgs,
     file: &FileConfig,
     environment: &impl Environment,
     origins: &mut Origins,
-) -> Result<LinkConfig, Failure> {
+) -> Result<Way, Failure> {
     let Some(server) = args.server.as_ref().or(file.server.as_ref()) else {
         return Err(
             Failure::new(Code::ConfigValue, "the address of the relay is missing")
@@ -331,16 +352,25 @@ fn link(
         .host_name()
         .unwrap_or_else(|| "agent".to_owned());
     let name = origins.pick("name", args.name.clone(), file.name.clone(), name);
-    let (token, origin) = token::find(args, file, environment)?;
-    origins.0.push(("token", "***".to_owned(), origin));
+    let (token, origin) = match token::find(args, file, environment) {
+        Ok((token, origin)) => {
+            origins.0.push(("token", "***".to_owned(), origin.name()));
+            (token, Ok(origin))
+        }
+        Err(failure) => (Token::placeholder(), Err(failure)),
+    };
     let proxy = proxy::find(args, file, &server, environment, origins)?;
     let client_certificate = client_certificate(args, file, origins)?;
-    Ok(LinkConfig {
+    let link = LinkConfig {
         server,
         token,
         name,
         proxy,
         client_certificate,
+    };
+    Ok(Way {
+        link,
+        token: origin,
     })
 }
 

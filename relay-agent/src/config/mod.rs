@@ -13,7 +13,7 @@ pub(crate) mod proxy;
 pub(crate) mod value;
 
 pub use file::{FileConfig, ForwardConfig};
-pub use load::{Environment, Loaded, Process, Reach};
+pub use load::{Environment, Inspected, Loaded, Process, Reach, Setting, TokenOrigin};
 pub use network::Network;
 pub use proxy::{Credentials, Proxy, ProxyKind};
 pub use value::{ServerUrl, Token, parse_duration};

@@ -30,6 +30,17 @@ impl Token {
         Ok(Self(token.into()))
     }
 
+    /// Stands where no token was found; it is never sent.
+    pub(super) fn placeholder() -> Self {
+        Self("".into())
+    }
+
+    /// How it begins, if that is how tokens begin: the kind is no secret.
+    pub fn kind(&self) -> Option<&'static str> {
+        let kinds = ["hf_agent_", "hf_api_", "hf_ingest_"];
+        kinds.into_iter().find(|kind| self.0.starts_with(kind))
+    }
+
     /// The token itself, for the header that carries it.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
@@ -72,6 +83,15 @@ impl ServerUrl {
     /// The path that test events are sent to.
     pub fn send_path(&self) -> String {
         format!("{}/agent/v1/send", self.path)
+    }
+
+    /// The path at which a token is asked about, with destinations it may serve.
+    pub fn token_path(&self, destinations: &[String]) -> String {
+        let path = format!("{}/agent/v1/token", self.path);
+        match destinations {
+            [] => path,
+            names => format!("{path}?destinations={}", percent_encoded(&names.join(","))),
+        }
     }
 
     /// Whether the relay is on this machine, so that plain HTTP leaks nothing.
@@ -157,6 +177,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A text as the value of a query.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b',' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 /// A URL for an error text: what stands before `@` may be a password.
 fn without_user(text: &str) -> String {
     match text.rsplit_once('@') {
@@ -191,6 +223,11 @@ mod tests {
         assert_eq!(
             (server.port, server.tls, server.is_loopback()),
             (443, true, false)
+        );
+
+        assert_eq!(
+            server.token_path(&["ci".to_owned(), "a&b".to_owned()]),
+            "/hooks/agent/v1/token?destinations=ci,a%26b"
         );
 
         let local: ServerUrl = "ws://[::1]:8080".parse().unwrap();

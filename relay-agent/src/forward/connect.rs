@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::{AllowTargets, CallError, Forbidden, Place};
-use crate::{net, tls::Tls};
+use crate::{config::Lane, net, tls::Tls};
 
 /// How long a service has to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -43,6 +43,20 @@ impl tower::Service<Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move { connector.connect().await.map(TokioIo::new) })
     }
+}
+
+/// Connects to a service as a call does, and no more.
+///
+/// # Errors
+///
+/// Why a call would fail.
+pub(crate) async fn reach(
+    lane: &Lane,
+    tls: Option<Tls>,
+    allow: AllowTargets,
+) -> Result<net::Stream, CallError> {
+    let place = lane.target.place().clone();
+    Connector { place, tls, allow }.connect().await
 }
 
 impl Connector {

@@ -4,6 +4,8 @@ use std::{error::Error as _, io, time::Duration};
 
 use protocol::frame::ServiceFailure;
 
+use crate::explain::Code;
+
 use super::{Forbidden, body::BodyCut, headers::InvalidHeader, route::RouteError};
 
 /// Why a service gave no answer. Holds no header, body or query.
@@ -74,6 +76,20 @@ impl CallError {
             Self::Protocol(_) => ServiceFailure::Protocol,
             Self::Broken(_) => ServiceFailure::Broken,
             Self::BodyCut(_) | Self::Abandoned | Self::Internal => ServiceFailure::Abandoned,
+        }
+    }
+
+    /// The same as a code for people.
+    pub fn code(&self) -> Code {
+        match self.failure() {
+            ServiceFailure::Refused => Code::TargetRefused,
+            ServiceFailure::Dns => Code::TargetDns,
+            ServiceFailure::Connect => Code::TargetConnect,
+            ServiceFailure::Tls => Code::TargetTls,
+            ServiceFailure::Timeout => Code::TargetTimeout,
+            ServiceFailure::Protocol => Code::TargetProtocol,
+            ServiceFailure::Broken => Code::TargetBroken,
+            _ => Code::Internal,
         }
     }
 

@@ -18,6 +18,7 @@ mod route;
 
 pub use allow::{AllowTargets, Entry, Forbidden};
 pub use body::EventBody;
+pub(crate) use connect::reach;
 pub use error::CallError;
 pub(crate) use headers::request_headers;
 pub use route::{Place, RouteError, Target};

@@ -7,8 +7,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, header};
-use protocol::limits;
+use http::{Method, Request, header, request};
+use protocol::{
+    limits,
+    session::{Close, CloseCode},
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
@@ -103,6 +106,20 @@ impl Dialer {
         timeout_at(deadline, self.secure(stream))
             .await
             .unwrap_or(Err(DialError::Slow(self.upgrade_max)))
+    }
+
+    /// The head of a plain request to the relay.
+    pub(crate) fn request(&self, method: Method, path: &str) -> request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.config.server.authority)
+            .header(header::USER_AGENT, super::driver::PROGRAM)
+    }
+
+    /// The value of the header that carries the token.
+    pub(crate) fn authorization(&self) -> String {
+        format!("Bearer {}", self.config.token.reveal())
     }
 
     /// A stream to the relay, through the proxy if there is one, and until when everything on it has
@@ -262,6 +279,18 @@ impl Dialer {
         Ok(known)
     }
 
+    /// Takes the last hop and leaves again before a session is opened. Returns whether the relay said
+    /// good-bye too: then the WebSocket carries messages both ways.
+    ///
+    /// # Errors
+    ///
+    /// A [`DialError`].
+    pub(crate) async fn try_upgrade(&self, stream: net::Stream) -> Result<bool, DialError> {
+        let socket = self.upgrade(stream).await?;
+        let leaving = Close::new(CloseCode::Normal, "only a check");
+        Ok(socket.farewell(leaving).await)
+    }
+
     /// The last hop: an upgrade to a WebSocket.
     async fn upgrade(&self, stream: net::Stream) -> Result<Box<Socket>, DialError> {
         let server = &self.config.server;
@@ -273,10 +302,7 @@ impl Dialer {
             .header(header::SEC_WEBSOCKET_VERSION, "13")
             .header(header::SEC_WEBSOCKET_KEY, generate_key())
             .header(header::SEC_WEBSOCKET_PROTOCOL, limits::SUBPROTOCOL)
-            .header(
-                header::AUTHORIZATION,
-                format!("Bearer {}", self.config.token.reveal()),
-            )
+            .header(header::AUTHORIZATION, self.authorization())
             .header(header::USER_AGENT, super::driver::PROGRAM)
             .body(())
             .map_err(|error| DialError::Upgrade(Box::new(error.into())))?;

@@ -89,6 +89,11 @@ impl DialError {
         }
     }
 
+    /// Whether it is the answer of a relay, rather than of something before it.
+    pub(crate) fn is_of_relay(&self) -> bool {
+        matches!(self, Self::Status { code: Some(_), .. })
+    }
+
     /// When the relay asks to be tried again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

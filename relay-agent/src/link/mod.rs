@@ -5,6 +5,8 @@
 
 mod backoff;
 
+mod ask;
+
 mod dial;
 
 pub(crate) mod driver;
@@ -21,7 +23,7 @@ pub use dial::Dialer;
 pub use driver::Driver;
 pub use error::DialError;
 pub use proxy::ProxyError;
-pub(crate) use {driver::PROGRAM, error::for_people};
+pub(crate) use {ask::ask, error::for_people};
 
 /// Names a connection for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

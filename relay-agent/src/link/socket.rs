@@ -124,8 +124,9 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is queued and the close, and reads until the relay has closed too.
-    pub(super) async fn farewell(mut self, close: Close) {
+    /// Writes what is queued and the close, and reads until the relay has closed too. Returns whether
+    /// it did.
+    pub(super) async fn farewell(mut self, close: Close) -> bool {
         let goodbye = async {
             while let Some(message) = self.outgoing.pop_front() {
                 self.stream.feed(message).await?;
@@ -140,7 +141,7 @@ impl Socket {
             }
             Ok::<_, Error>(())
         };
-        // The peer may be gone already; nothing depends on this.
-        let _ = tokio::time::timeout(FAREWELL_MAX, goodbye).await;
+        let left = tokio::time::timeout(FAREWELL_MAX, goodbye).await;
+        matches!(left, Ok(Ok(())))
     }
 }

@@ -1,6 +1,9 @@
 //! Where the token comes from: never a flag, which every user of the machine could read.
 
-use std::{io::Read, path::Path};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use super::Environment;
 use crate::{
@@ -9,12 +12,48 @@ use crate::{
     explain::{Code, Failure},
 };
 
+/// Where a token was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenOrigin {
+    /// It was piped in.
+    StandardInput,
+    /// A file that a flag or a variable names.
+    Flag(PathBuf),
+    /// A variable holds it.
+    Environment,
+    /// systemd keeps it for the service.
+    Credential(PathBuf),
+    /// A file that agent.toml names.
+    File(PathBuf),
+}
+
+impl TokenOrigin {
+    /// The file that holds it.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::StandardInput | Self::Environment => None,
+            Self::Flag(path) | Self::Credential(path) | Self::File(path) => Some(path),
+        }
+    }
+
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StandardInput => "standard input",
+            Self::Flag(_) => "token file (flag or environment)",
+            Self::Environment => "environment",
+            Self::Credential(_) => "credential",
+            Self::File(_) => "token file (file)",
+        }
+    }
+}
+
 /// Finds the token, and says where.
 pub(super) fn find(
     args: &LinkArgs,
     file: &FileConfig,
     environment: &impl Environment,
-) -> Result<(Token, &'static str), Failure> {
+) -> Result<(Token, TokenOrigin), Failure> {
     let credential = environment
         .variable("CREDENTIALS_DIRECTORY")
         .map(|directory| Path::new(&directory).join("token"))
@@ -26,15 +65,16 @@ pub(super) fn find(
                 format!("cannot read the token from the standard input: {error}"),
             )
         })?;
-        (text, "standard input")
+        (text, TokenOrigin::StandardInput)
     } else if let Some(path) = &args.token_file {
-        (read_token(path)?, "token file (flag or environment)")
+        (read_token(path)?, TokenOrigin::Flag(path.clone()))
     } else if let Some(text) = environment.variable("HOOKFERRY_TOKEN") {
-        (text.to_string_lossy().into_owned(), "environment")
+        let text = text.to_string_lossy().into_owned();
+        (text, TokenOrigin::Environment)
     } else if let Some(path) = &credential {
-        (read_token(path)?, "credential")
+        (read_token(path)?, TokenOrigin::Credential(path.clone()))
     } else if let Some(path) = &file.token_file {
-        (read_token(path)?, "token file (file)")
+        (read_token(path)?, TokenOrigin::File(path.clone()))
     } else {
         return Err(Failure::new(Code::TokenMissing, "no agent token was given"));
     };
@@ -42,7 +82,7 @@ pub(super) fn find(
         Ok(token) => Ok((token, origin)),
         Err(wrong) => Err(Failure::new(
             Code::TokenMissing,
-            format!("{origin}: {wrong}"),
+            format!("{}: {wrong}", origin.name()),
         )),
     }
 }
