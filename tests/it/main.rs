@@ -40,3 +40,5 @@ mod matrix;
 mod agents;
 
 mod liveness;
+
+mod soak;
