@@ -21,15 +21,22 @@ use tokio::{
 };
 
 use crate::{
-    forward::{Attempt, EventBody, Service},
+    forward::{Attempt, EventBody, ResponsePart, Service},
     link::LinkId,
 };
 
+mod response;
+
+use response::Response;
+
 /// What is in hand, and what waits for its turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inbox {
     lanes: HashMap<String, LaneState>,
     in_hand: HashMap<DeliveryId, InHand>,
+    /// Where calls send the responses that providers wait for.
+    responses: mpsc::Sender<ResponsePart>,
+    responses_made: u64,
 }
 
 #[derive(Debug)]
@@ -59,6 +66,8 @@ pub struct InHand {
     /// Length of its body, in bytes.
     pub body_bytes: u64,
     arriving: Option<Arriving>,
+    /// The response, while a provider waits for it.
+    response: Option<Response>,
     stage: Stage,
 }
 
@@ -100,6 +109,16 @@ pub enum Admission {
 }
 
 impl Inbox {
+    /// An inbox whose calls send responses there.
+    pub(crate) fn new(responses: mpsc::Sender<ResponsePart>) -> Self {
+        Self {
+            lanes: HashMap::new(),
+            in_hand: HashMap::new(),
+            responses,
+            responses_made: 0,
+        }
+    }
+
     /// Serves a destination.
     pub fn serve(&mut self, destination: &str, service: Arc<Service>) {
         self.lanes
@@ -130,11 +149,20 @@ impl Inbox {
             if in_hand.arriving.is_none() {
                 let older = std::mem::replace(&mut in_hand.held, held);
                 let link = std::mem::replace(&mut in_hand.link, link);
+                // What has begun belongs to the older lease, and nobody waits under the newer one.
+                let has_begun = |response: &mut Response| response.has_begun();
+                if !offer.respond || in_hand.response.as_mut().is_some_and(has_begun) {
+                    in_hand.response = None;
+                }
                 return Admission::Adopted { older, link };
             }
             // The rest of that body will not come any more.
             self.drop_delivery(offer.delivery);
         }
+        if !self.lanes.contains_key(&offer.destination) {
+            return Admission::Unserved(offer);
+        }
+        let (response, responder) = self.begin_response(&offer).unzip();
         let Some(lane) = self.lanes.get_mut(&offer.destination) else {
             return Admission::Unserved(offer);
         };
@@ -146,13 +174,23 @@ impl Inbox {
             body,
             service: lane.service.clone(),
             timeout: lane.timeout,
+            responder,
         });
         let delivery = held.delivery;
         let (stage, admission) = if lane.has_room() {
             lane.running += 1;
             (Stage::Running(None), Admission::Start(attempt))
         } else {
-            lane.waiting.push_back(delivery);
+            // Whoever is waited for goes before the others, in the order among themselves.
+            let is_waited_for = |other: &DeliveryId| {
+                let other = self.in_hand.get(other);
+                other.is_some_and(|other| other.response.is_some())
+            };
+            let place = match response {
+                Some(_) => lane.waiting.partition_point(is_waited_for),
+                None => lane.waiting.len(),
+            };
+            lane.waiting.insert(place, delivery);
             (Stage::Waiting(attempt), Admission::Waits)
         };
         self.in_hand.insert(
@@ -163,6 +201,7 @@ impl Inbox {
                 destination,
                 body_bytes,
                 arriving,
+                response,
                 stage,
             },
         );
@@ -238,6 +277,7 @@ impl Inbox {
     /// A link is gone. Bodies that were arriving on it never will be complete: those deliveries are
     /// dropped, and the relay offers them anew. The rest goes on.
     pub fn link_lost(&mut self, link: LinkId) {
+        self.cut_responses(link);
         let cut: Vec<_> = self
             .in_hand
             .iter()

@@ -63,12 +63,14 @@ pub enum AgentOutput {
     /// An attempt that is no longer wanted: answer with `finish` or `release`. If its body was not
     /// complete it is released already, and no more of it comes.
     Cancel(Cancel),
-    /// More of a response may be sent (sync mode): ask `response_room` how much.
+    /// More of a response may be sent (sync mode).
     ResponseRoom {
         /// The delivery whose response it is.
         delivery: DeliveryId,
         /// The lease of its attempt.
         lease: LeaseToken,
+        /// Body bytes that may be sent in all.
+        bytes_max: u64,
     },
     /// Nobody waits for a response any more; the attempt goes on without it.
     ResponseUnwanted {

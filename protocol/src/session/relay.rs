@@ -343,7 +343,12 @@ impl RelaySession {
         if let Some(outlet) = self.outlets.get_mut(&offer.destination) {
             outlet.free.take(offer.body_bytes);
         }
-        self.offers.push_back(offer);
+        // Whoever is waited for goes before the others, in the order among themselves.
+        let place = match offer.respond {
+            true => self.offers.partition_point(|waiting| waiting.respond),
+            false => self.offers.len(),
+        };
+        self.offers.insert(place, offer);
         Ok(())
     }
 

@@ -101,23 +101,24 @@ pub(crate) fn rfc3339_ms(since_1970_ms: u64) -> String {
     format!("{moment:.3}")
 }
 
+/// What concerns one hop only (RFC 9110 7.6.1).
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 /// What concerns one hop only, what the client sets itself, and what only we may say.
 fn is_dropped(name: &HeaderName) -> bool {
-    static HOP_BY_HOP: [HeaderName; 12] = [
-        header::CONNECTION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::EXPECT,
-    ];
+    static OF_THE_CLIENT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::EXPECT];
     HOP_BY_HOP.contains(name)
+        || OF_THE_CLIENT.contains(name)
         || name.as_str().starts_with("hookferry-")
         || name.as_str().starts_with("x-forwarded-")
 }
@@ -129,6 +130,27 @@ fn listed_by_connection(received: &Headers) -> Vec<HeaderName> {
         .flat_map(|value| value.split(|&byte| byte == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .collect()
+}
+
+/// The header fields of a response that a provider who waits for it gets: all, in order, but those that
+/// concern one hop only.
+pub(crate) fn passed_back(response: &HeaderMap) -> Headers {
+    let listed: Vec<HeaderName> = response
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .collect();
+    let passed = response
+        .iter()
+        .filter(|(name, _)| !HOP_BY_HOP.contains(name) && !listed.contains(name));
+    let copied = passed.map(|(name, value)| {
+        (
+            bytes::Bytes::copy_from_slice(name.as_str().as_bytes()),
+            bytes::Bytes::copy_from_slice(value.as_bytes()),
+        )
+    });
+    Headers(copied.collect())
 }
 
 /// The headers of a response that a receipt reports.

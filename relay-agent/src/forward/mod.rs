@@ -10,6 +10,10 @@ mod connect;
 
 mod service;
 
+mod read;
+
+mod respond;
+
 mod error;
 
 mod headers;
@@ -21,5 +25,6 @@ pub use body::EventBody;
 pub(crate) use connect::reach;
 pub use error::CallError;
 pub(crate) use headers::request_headers;
+pub(crate) use respond::{PARTS_MAX, Responder, ResponsePart, Valve, respond};
 pub use route::{Place, RouteError, Target};
 pub use service::{Answer, Attempt, Outcome, Service};

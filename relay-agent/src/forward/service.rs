@@ -10,28 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use protocol::{
-    frame::{Headers, Offer},
-    limits::RESPONSE_START_BYTES_MAX,
-};
+use protocol::frame::{Headers, Offer};
 
-use super::{AllowTargets, CallError, EventBody, Target, connect::Connector, headers};
+use super::{
+    AllowTargets, CallError, EventBody, Responder, Target,
+    connect::Connector,
+    headers,
+    read::{Patience, read},
+};
 use crate::{config::Lane, tls::Tls};
 
 /// How long an idle connection is kept. Shorter than the 5 s after which common servers close one,
 /// so that a request seldom meets a connection that is just being closed.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-
-/// How much of a response is read; then the connection is dropped.
-const RESPONSE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One call to make.
 #[derive(Debug)]
@@ -44,6 +41,8 @@ pub struct Attempt {
     pub service: Arc<Service>,
     /// Time for the complete answer.
     pub timeout: Duration,
+    /// Where the response goes, if a provider waits for it.
+    pub(crate) responder: Option<Responder>,
 }
 
 /// A finished call.
@@ -129,12 +128,23 @@ impl Service {
         self.timeout
     }
 
-    async fn exchange(&self, offer: &Offer, body: EventBody) -> Result<Answer, CallError> {
-        let response = self
-            .client
-            .request(self.request(offer, body)?)
-            .await
-            .map_err(CallError::from_client)?;
+    async fn exchange(
+        &self,
+        offer: &Offer,
+        body: EventBody,
+        responder: Option<Responder>,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let mut patience = Patience::new(timeout);
+        let request = self.request(offer, body)?;
+        let response = patience
+            .wait(async {
+                self.client
+                    .request(request)
+                    .await
+                    .map_err(CallError::from_client)
+            })
+            .await?;
         let (parts, body) = response.into_parts();
         if !(200..600).contains(&parts.status.as_u16()) {
             return Err(CallError::Protocol(format!(
@@ -142,12 +152,12 @@ impl Service {
                 parts.status.as_u16()
             )));
         }
-        let (start, body_bytes) = read_start(body).await?;
+        let read = read(&parts, body, responder, &mut patience).await?;
         Ok(Answer {
             status: parts.status,
             headers: headers::reported(&parts.headers),
-            start,
-            body_bytes,
+            body_bytes: read.body_bytes,
+            start: read.start(),
         })
     }
 
@@ -178,12 +188,10 @@ impl Attempt {
             body,
             service,
             timeout,
+            responder,
         } = *self;
         let begun = Instant::now();
-        let exchange = service.exchange(&offer, body);
-        let result = tokio::time::timeout(timeout, exchange)
-            .await
-            .unwrap_or(Err(CallError::Timeout(timeout)));
+        let result = service.exchange(&offer, body, responder, timeout).await;
         Outcome {
             offer,
             target: service.target.clone(),
@@ -191,25 +199,6 @@ impl Attempt {
             elapsed: begun.elapsed(),
         }
     }
-}
-
-/// Reads a response up to the limit and keeps its start.
-async fn read_start(mut body: Incoming) -> Result<(Bytes, u64), CallError> {
-    let mut start = BytesMut::new();
-    let mut body_bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| CallError::from_hyper(&error))?;
-        let Ok(part) = frame.into_data() else {
-            continue;
-        };
-        body_bytes += part.len() as u64;
-        let room = RESPONSE_START_BYTES_MAX - start.len();
-        start.extend_from_slice(&part[..part.len().min(room)]);
-        if body_bytes > RESPONSE_BYTES_MAX {
-            break;
-        }
-    }
-    Ok((start.freeze(), body_bytes))
 }
 
 #[cfg(test)]

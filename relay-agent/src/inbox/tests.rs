@@ -10,7 +10,7 @@ const LINK: LinkId = LinkId(1);
 const OTHER: LinkId = LinkId(2);
 
 fn inbox(concurrency: u32) -> Inbox {
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::new(mpsc::channel(8).0);
     let lane = Lane {
         concurrency,
         timeout: Duration::from_secs(30),
@@ -149,4 +149,76 @@ fn draining_takes_back_what_has_not_begun() {
     assert_eq!(waiting[0].held.delivery, id(2));
     assert_eq!(inbox.abandon().len(), 1);
     assert!(inbox.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_is_waited_for_has_its_turn_first() {
+    let mut inbox = inbox(1);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    let ask = |number| Offer {
+        respond: true,
+        ..offer(number, 1)
+    };
+    for waiting in [offer(2, 1), ask(3), offer(4, 1), ask(5)] {
+        assert!(matches!(
+            inbox.admit(waiting.into(), LINK),
+            Admission::Waits
+        ));
+    }
+    let mut order = Vec::new();
+    let mut running = 1;
+    while let Some(next) = finish(&mut inbox, running).1 {
+        order.push(next.offer.delivery);
+        running = next.offer.delivery.as_u128();
+    }
+    assert_eq!(order, [3, 5, 2, 4].map(id));
+}
+
+#[tokio::test]
+async fn a_response_belongs_to_the_link_it_began_on() {
+    let mut inbox = inbox(4);
+    let ask = |number, attempt| Offer {
+        respond: true,
+        ..offer(number, attempt)
+    };
+    for number in 1..=3 {
+        let attempt = started(inbox.admit(ask(number, 1).into(), LINK));
+        assert!(attempt.responder.is_some());
+    }
+    let part = |number: u128| ResponsePart {
+        delivery: id(number),
+        call: number as u64,
+        head: None,
+        bytes: Bytes::from_static(b"x"),
+        is_last: false,
+    };
+    assert!(inbox.outgoing(&part(1)).unwrap().begun_on.is_none());
+    inbox.responded(id(1), LINK);
+    assert_eq!(inbox.outgoing(&part(1)).unwrap().begun_on, Some(LINK));
+    let other_call = ResponsePart { call: 9, ..part(2) };
+    assert!(inbox.outgoing(&other_call).is_none());
+
+    inbox.link_lost(LINK);
+    assert!(inbox.outgoing(&part(1)).is_none(), "its rest is lost");
+    inbox.keep_response(part(2));
+    let may: Vec<_> = inbox.complete().filter(|it| it.may_respond()).collect();
+    assert_eq!(may.len(), 2);
+    assert_eq!(inbox.take_kept(id(2)), [part(2)]);
+    inbox.unwanted(id(3), &offer(3, 2).lease);
+    assert!(inbox.outgoing(&part(3)).is_some(), "that was another lease");
+    inbox.unwanted(id(3), &offer(3, 1).lease);
+    assert!(inbox.outgoing(&part(3)).is_none());
+
+    let again = inbox.admit(ask(2, 2).into(), OTHER);
+    assert!(matches!(again, Admission::Adopted { .. }));
+    assert_eq!(
+        inbox.outgoing(&part(2)).unwrap().chunk.lease,
+        offer(2, 2).lease
+    );
+    inbox.responded(id(2), OTHER);
+    inbox.admit(ask(2, 3).into(), OTHER);
+    assert!(
+        inbox.outgoing(&part(2)).is_none(),
+        "it began under the older lease"
+    );
 }

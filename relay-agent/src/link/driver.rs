@@ -7,6 +7,8 @@
 
 mod links;
 
+mod respond;
+
 mod stop;
 
 mod work;
@@ -24,6 +26,7 @@ use protocol::{
     session::{AgentConfig, AgentSession},
 };
 use tokio::{
+    sync::mpsc,
     task::{Id, JoinError, JoinSet},
     time::Sleep,
 };
@@ -40,7 +43,7 @@ use super::{
 };
 use crate::{
     explain::Failure,
-    forward::{Outcome, Service},
+    forward::{Outcome, PARTS_MAX, ResponsePart, Service},
     inbox::Inbox,
     report::Report,
     status::Status,
@@ -62,6 +65,8 @@ pub struct Driver {
     links_made: u64,
     inbox: Inbox,
     calls: JoinSet<Outcome>,
+    /// Responses that providers wait for, from the calls.
+    responses: mpsc::Receiver<ResponsePart>,
     report: Report,
     view: Box<dyn View>,
     status: Arc<Status>,
@@ -117,6 +122,7 @@ enum Phase {
 enum Wake {
     Incoming(LinkId, Incoming),
     Called(Result<(Id, Outcome), JoinError>),
+    Response(ResponsePart),
     Dialled(Result<Box<Socket>, DialError>),
     Timeout,
     Stop,
@@ -124,7 +130,8 @@ enum Wake {
 
 impl Driver {
     pub(crate) fn new(parts: Parts, stop: CancellationToken) -> Self {
-        let mut inbox = Inbox::default();
+        let (parts_of_responses, responses) = mpsc::channel(PARTS_MAX);
+        let mut inbox = Inbox::new(parts_of_responses);
         for (destination, service) in parts.services.named {
             inbox.serve(&destination, service);
         }
@@ -138,6 +145,7 @@ impl Driver {
             links_made: 0,
             inbox,
             calls: JoinSet::new(),
+            responses,
             report: parts.report,
             view: parts.view,
             status: parts.status,
@@ -163,6 +171,7 @@ impl Driver {
             self.dial_if_due();
             match self.wait().await {
                 Wake::Incoming(link, incoming) => self.receive(link, incoming),
+                Wake::Response(part) => self.respond(part),
                 Wake::Called(call) => self.called(call),
                 Wake::Dialled(result) => self.dialled(result),
                 Wake::Timeout => self.time_passed(),
@@ -185,6 +194,7 @@ impl Driver {
         let Self {
             links,
             calls,
+            responses,
             dialling,
             timer,
             stop,
@@ -194,7 +204,7 @@ impl Driver {
         tokio::select! {
             biased;
             () = stop.as_mut(), if stopping.is_none() => Wake::Stop,
-            wake = poll_fn(|cx| poll_work(links, calls, dialling, cx)) => wake,
+            wake = poll_fn(|cx| poll_work(links, calls, responses, dialling, cx)) => wake,
             () = timer.as_mut() => Wake::Timeout,
         }
     }
@@ -242,6 +252,7 @@ impl Driver {
 fn poll_work(
     links: &mut [Link],
     calls: &mut JoinSet<Outcome>,
+    responses: &mut mpsc::Receiver<ResponsePart>,
     dialling: &mut Option<Dialling>,
     cx: &mut Context<'_>,
 ) -> Poll<Wake> {
@@ -249,6 +260,9 @@ fn poll_work(
         if let Poll::Ready(incoming) = link.socket.poll_incoming(cx) {
             return Poll::Ready(Wake::Incoming(link.id, incoming));
         }
+    }
+    if let Poll::Ready(Some(part)) = responses.poll_recv(cx) {
+        return Poll::Ready(Wake::Response(part));
     }
     if let Poll::Ready(Some(call)) = calls.poll_join_next_with_id(cx) {
         return Poll::Ready(Wake::Called(call));

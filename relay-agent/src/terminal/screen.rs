@@ -328,6 +328,7 @@ impl Ui {
             body: EventBody::whole(body),
             service: record.service.clone(),
             timeout: record.timeout,
+            responder: None,
         });
         let sender = self.sender.clone();
         self.runtime.spawn(async move {

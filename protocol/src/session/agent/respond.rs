@@ -72,8 +72,11 @@ impl AgentSession {
         let response = self.responses.get_mut(&key);
         if response.is_some_and(|response| response.grant(credit.bytes_max)) {
             let (delivery, lease) = key;
-            self.outputs
-                .push_back(AgentOutput::ResponseRoom { delivery, lease });
+            self.outputs.push_back(AgentOutput::ResponseRoom {
+                delivery,
+                lease,
+                bytes_max: credit.bytes_max,
+            });
         }
     }
 

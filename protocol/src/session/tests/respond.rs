@@ -137,6 +137,21 @@ fn a_short_response_comes_before_its_receipt() {
 }
 
 #[test]
+fn what_is_waited_for_is_offered_first() {
+    let mut pair = Pair::open(8, 1000);
+    for number in 1..=2 {
+        assert!(pair.offer(number, 1, ""));
+    }
+    pair.ask(3, 1);
+    pair.ask(4, 1);
+    assert!(pair.offer(5, 1, ""));
+    pair.run_for(MOMENT);
+    let order = pair.seen.offers.iter().map(|offer| offer.delivery);
+    let order: Vec<_> = order.collect();
+    assert_eq!(order, [3, 4, 1, 2, 5].map(DeliveryId::from_u128));
+}
+
+#[test]
 fn a_long_response_flows_as_fast_as_it_is_taken() {
     let mut pair = Pair::open(4, 1000);
     pair.ask(1, 1);

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use protocol::frame::ServiceFailure;
+use protocol::{
+    frame::ServiceFailure,
+    id::DeliveryId,
+    limits::{RESPONSE_BYTES_INITIAL, RESPONSE_START_BYTES_MAX},
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -15,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     config::{CertificateFiles, ServiceTls, Trust},
+    forward::{PARTS_MAX, ResponsePart, Valve, read::RESPONSE_BYTES_MAX, respond},
     inbox::sample::{lane, offer},
 };
 
@@ -34,6 +39,7 @@ async fn call(service: &Arc<Service>) -> Result<Answer, CallError> {
         body: EventBody::whole(Bytes::new()),
         service: service.clone(),
         timeout: service.timeout(),
+        responder: None,
     };
     Box::new(attempt).call().await.result
 }
@@ -383,4 +389,106 @@ fn unusable_files_name_destination_and_key() {
         let failure = Tls::of_service("ci", &tls, None).unwrap_err();
         assert!(failure.what.starts_with(key), "{failure}");
     }
+}
+
+/// A call whose response somebody waits for, with what comes of it.
+fn answering(
+    service: &Arc<Service>,
+    timeout: Duration,
+) -> (
+    Valve,
+    tokio::sync::mpsc::Receiver<ResponsePart>,
+    tokio::task::JoinHandle<Outcome>,
+) {
+    let (parts, received) = tokio::sync::mpsc::channel(PARTS_MAX);
+    let (valve, responder) = respond(DeliveryId::from_u128(1), 1, parts);
+    let attempt = Attempt {
+        offer: Box::new(offer(1, 1)),
+        body: EventBody::whole(Bytes::new()),
+        service: service.clone(),
+        timeout,
+        responder: Some(responder),
+    };
+    (valve, received, tokio::spawn(Box::new(attempt).call()))
+}
+
+fn large(bytes: usize) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 201 Created\r\nx-own: 1\r\nconnection: x-hop\r\nx-hop: 1\r\nset-cookie: a\r\nset-cookie: b\r\ncontent-length: {bytes}\r\n\r\n"
+    );
+    let body = (0..bytes).map(|at| (at / 100) as u8);
+    head.into_bytes().into_iter().chain(body).collect()
+}
+
+#[tokio::test]
+async fn a_response_that_is_waited_for_is_passed_back_whole() {
+    let size = 3_000_000;
+    let (url, _) = listen(large(size), false).await;
+    let service = service(&lane(&url));
+    let (valve, mut parts, call) = answering(&service, Duration::from_secs(10));
+    let (mut body, mut heads, mut last) = (Vec::new(), Vec::new(), false);
+    while let Some(part) = parts.recv().await {
+        assert!(!last, "nothing follows the end");
+        heads.extend(part.head);
+        body.extend(part.bytes);
+        last = part.is_last;
+        valve.open_to(body.len() as u64 + RESPONSE_BYTES_INITIAL);
+    }
+    let answer = call.await.unwrap().result.unwrap();
+    assert!(last && body == large(size)[large(size).len() - size..]);
+    assert_eq!(
+        (answer.status.as_u16(), answer.body_bytes),
+        (201, size as u64)
+    );
+    assert_eq!(answer.start.len(), RESPONSE_START_BYTES_MAX);
+    let [head] = heads.as_slice() else {
+        panic!("{heads:?}")
+    };
+    let cookies: Vec<_> = head.headers.get_all("set-cookie").collect();
+    assert_eq!((head.status, cookies), (201, vec![&b"a"[..], b"b"]));
+    assert!(head.headers.get("x-own").is_some() && head.headers.get("x-hop").is_none());
+}
+
+#[tokio::test]
+async fn waiting_for_the_provider_does_not_count_as_the_services_time() {
+    let (url, _) = listen(large(500_000), false).await;
+    let service = service(&lane(&url));
+    let (valve, mut parts, call) = answering(&service, Duration::from_millis(400));
+    let mut bytes = 0;
+    while bytes < RESPONSE_BYTES_INITIAL {
+        bytes += parts.recv().await.unwrap().bytes.len() as u64;
+    }
+    let more = tokio::time::timeout(Duration::from_millis(600), parts.recv()).await;
+    assert!(more.is_err() && !call.is_finished(), "it waits");
+    valve.open_to(u64::MAX);
+    while let Some(part) = parts.recv().await {
+        bytes += part.bytes.len() as u64;
+    }
+    assert_eq!(bytes, 500_000);
+    assert!(call.await.unwrap().result.is_ok());
+}
+
+#[tokio::test]
+async fn a_call_goes_on_when_nobody_waits_any_more() {
+    let (url, _) = listen(large(500_000), false).await;
+    let service = service(&lane(&url));
+    let (valve, parts, call) = answering(&service, Duration::from_secs(10));
+    drop((valve, parts));
+    let answer = call.await.unwrap().result.unwrap();
+    assert_eq!(answer.body_bytes, 500_000);
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_has_no_end() {
+    let mut cut = large(500_000);
+    cut.truncate(200_000);
+    let (url, _) = listen(cut, true).await;
+    let service = service(&lane(&url));
+    let (valve, mut parts, call) = answering(&service, Duration::from_secs(10));
+    valve.open_to(u64::MAX);
+    while let Some(part) = parts.recv().await {
+        assert!(!part.is_last);
+    }
+    let error = call.await.unwrap().result.unwrap_err();
+    assert_eq!(error.failure(), ServiceFailure::Broken);
 }

@@ -65,14 +65,16 @@ impl Driver {
             session.charge(&in_hand.held, &in_hand.destination, in_hand.body_bytes);
         }
         self.links_made += 1;
+        let id = LinkId(self.links_made);
         self.links.push(Link {
-            id: LinkId(self.links_made),
+            id,
             socket,
             session,
             phase: Phase::Opening,
             is_suspect: false,
             refuse: None,
         });
+        self.respond_over(id);
     }
 
     pub(super) fn welcomed(&mut self, id: LinkId, welcome: &Welcome) {

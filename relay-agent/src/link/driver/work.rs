@@ -93,8 +93,14 @@ impl Driver {
                 self.relay_drains(id, &reason, reconnect_after);
                 self.leave_finished();
             }
-            // Only sync mode grants it, and this agent answers with receipts alone.
-            AgentOutput::ResponseRoom { .. } | AgentOutput::ResponseUnwanted { .. } => {}
+            AgentOutput::ResponseRoom {
+                delivery,
+                lease,
+                bytes_max,
+            } => self.response_room(delivery, &lease, bytes_max),
+            AgentOutput::ResponseUnwanted { delivery, lease } => {
+                self.response_unwanted(delivery, &lease);
+            }
             AgentOutput::Close(close) => self.ended(id, close),
         }
     }
@@ -151,6 +157,8 @@ impl Driver {
 
     /// Reports a call, and all that have ended meanwhile.
     pub(super) fn called(&mut self, first: Result<(Id, Outcome), JoinError>) {
+        // A receipt comes after its response.
+        self.respond_all();
         let mut links = Vec::new();
         let mut calls = Vec::new();
         let mut next = Some(first);
@@ -164,6 +172,7 @@ impl Driver {
                 break;
             }
             next = self.calls.try_join_next_with_id();
+            self.respond_all();
         }
         let receipts = self.report.record(calls);
         self.send(links.into_iter().zip(receipts));
