@@ -46,6 +46,9 @@ pub enum Command {
         3 token; 4 configuration; 5 relay not reachable"
     )]
     Doctor(Doctor),
+    /// Set the agent up as a service of this machine, and look after it
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -63,6 +66,82 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Check it, and show each value and where it comes from
     Check(Run),
+}
+
+/// What to do with the service.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Write the unit, enable it and start it; files that are there already are never overwritten
+    ///
+    /// It reads /etc/hookferry/agent.toml, which has to be there. The token is kept in
+    /// /etc/hookferry/agent.token, readable by root only.
+    #[command(after_help = "Examples:\n  \
+        sudo relay-agent service install --token-file agent.token\n  \
+        relay-agent service install --dry-run\n  \
+        relay-agent service install --dry-run --for launchd")]
+    Install(Install),
+    /// Stop it, disable it and remove the unit; configuration, token and data stay
+    Uninstall(ServiceUnit),
+    /// Show what systemd knows of it
+    Status(ServiceUnit),
+    /// Show its log
+    Logs(ServiceLogs),
+}
+
+/// `relay-agent service install`.
+#[derive(Debug, ClapArgs)]
+pub struct Install {
+    /// Which service.
+    #[command(flatten)]
+    pub unit: ServiceUnit,
+    /// What runs services: systemd is set up, for the others the text is printed
+    #[arg(long = "for", value_enum)]
+    pub manager: Option<Manager>,
+    /// Configuration file, by its absolute path [default: /etc/hookferry/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// File with the agent token; it is copied
+    #[arg(long, value_name = "FILE", conflicts_with = "token_stdin")]
+    pub token_file: Option<PathBuf>,
+    /// Read the agent token from the standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+}
+
+/// Which service, and whether to touch it.
+#[derive(Debug, ClapArgs)]
+pub struct ServiceUnit {
+    /// A service of this user instead of the whole machine
+    #[arg(long)]
+    pub user: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `relay-agent service logs`.
+#[derive(Debug, ClapArgs)]
+pub struct ServiceLogs {
+    /// Which service.
+    #[command(flatten)]
+    pub unit: ServiceUnit,
+    /// Go on until ^C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many lines, the newest ones
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    pub lines: u32,
+}
+
+/// What runs services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Manager {
+    /// Linux.
+    Systemd,
+    /// macOS.
+    Launchd,
+    /// The task scheduler of Windows.
+    Windows,
 }
 
 /// `relay-agent listen`.
@@ -138,7 +217,7 @@ pub struct Doctor {
 }
 
 /// `relay-agent run` and `relay-agent config check`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub struct Run {
     /// How to reach the relay.
     #[command(flatten)]

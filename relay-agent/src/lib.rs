@@ -13,6 +13,7 @@
 //! - [`terminal`], [`status`]: the same for people and for supervisors;
 //! - [`doctor`]: what is wrong, hop by hop;
 //! - [`send`]: a test event, made by the relay on request;
+//! - [`install`]: the agent as a service of the operating system;
 //! - [`explain`]: every error code in words.
 //!
 //! [`net`] and [`tls`] are the two things that `link` and `forward` share; [`shutdown`] is being asked to
@@ -41,6 +42,8 @@ pub mod status;
 pub mod send;
 
 pub mod doctor;
+
+pub mod install;
 
 pub mod explain;
 

@@ -12,7 +12,7 @@ use relay_agent::{
     config::{Config, Loaded, LogConfig, Process},
     doctor::{self, Show},
     explain::{self, Code, Exit, Failure},
-    send,
+    install, send,
     shutdown::Signals,
     terminal::{self, Lines, Log, Screen, View, give_terminal_back},
 };
@@ -46,6 +46,13 @@ fn execute(command: Command) -> Result<(), Failure> {
             let config = Loaded::run(&args, &Process)?.config;
             start_logging(&config.log);
             serve(config, |_| Ok(Box::new(Log::default())))
+        }
+        Command::Service(command) => {
+            let done = install::run(&command, &Process)?;
+            if !done.is_empty() {
+                print(&done);
+            }
+            Ok(())
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let loaded = Loaded::run(&args, &Process)?;

@@ -244,6 +244,12 @@ codes! {
          otherwise. Usually another agent on the same machine has it."
         "choose a free address with observability.listen, or \"off\""
 
+        ServiceSetup "E-SERVICE-SETUP" Failure
+        "The service of this machine could not be set up"
+        "`relay-agent service` writes a unit and talks to systemd. It overwrites nothing, and stops at the \
+         first step that fails; the steps before it stay done."
+        "see the detail; `relay-agent service install --dry-run` shows every step"
+
         Resources "E-RESOURCES" Failure
         "The system refuses what every process needs"
         "The operating system refused a thread, a file or memory."
