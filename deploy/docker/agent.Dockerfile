@@ -19,5 +19,6 @@ COPY --from=build --chown=65532:65532 /data /var/lib/hookferry-agent
 USER 65532:65532
 ENV HOOKFERRY_DATA_DIR=/var/lib/hookferry-agent
 VOLUME /var/lib/hookferry-agent
+HEALTHCHECK --interval=10s --timeout=4s --start-period=30s CMD ["/usr/bin/relay-agent", "ready"]
 ENTRYPOINT ["/usr/bin/relay-agent"]
 CMD ["run"]

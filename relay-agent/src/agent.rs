@@ -57,7 +57,7 @@ impl Agent {
             dialer: Dialer::new(config.link, relay_tls, tls),
             report: Report::new(journal),
             view,
-            status: Arc::new(Status::default()),
+            status: Arc::new(Status::new(config.ready_within)),
             grace: config.grace,
         };
         Ok(Self {

@@ -46,6 +46,12 @@ pub enum Command {
         3 token; 4 configuration; 5 relay not reachable"
     )]
     Doctor(Doctor),
+    /// Tell by the exit code whether the agent of this machine is connected: 0 or 1
+    ///
+    /// For containers: HEALTHCHECK CMD ["relay-agent", "ready"].
+    Ready(Ask),
+    /// Show how the agent of this machine is
+    Status(StatusArgs),
     /// Set the agent up as a service of this machine, and look after it
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -178,6 +184,9 @@ pub struct Listen {
     /// Time the service has to answer, such as 30s
     #[arg(long, value_name = "TIME", env = "HOOKFERRY_TIMEOUT")]
     pub timeout: Option<String>,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `relay-agent send`.
@@ -228,15 +237,82 @@ pub struct Run {
     /// Keep outcomes on disk until the relay has confirmed them
     #[arg(long, value_name = "BOOL", env = "HOOKFERRY_JOURNAL")]
     pub journal: Option<bool>,
-    /// Address of /livez and /readyz, or "off"
+    /// Address of /livez, /readyz, /status and /metrics, or "off"
     #[arg(long, value_name = "ADDRESS", env = "HOOKFERRY_OBSERVABILITY_LISTEN")]
     pub observability_listen: Option<String>,
+    /// How long to wait for the first session before systemd is told that the agent is ready, such as 60s
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "HOOKFERRY_OBSERVABILITY_READY_WITHIN"
+    )]
+    pub observability_ready_within: Option<String>,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Default, ClapArgs)]
+pub struct LogArgs {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "HOOKFERRY_LOG_LEVEL")]
     pub log_level: Option<String>,
     /// Text, JSON, or JSON unless it is a terminal
     #[arg(long, value_enum, env = "HOOKFERRY_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Tell more: once debug, twice trace
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Tell problems only
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colours: on a terminal, always or never
+    #[arg(long, value_enum, env = "HOOKFERRY_COLOR", default_value = "auto")]
+    pub color: Color,
+}
+
+/// `relay-agent ready` and `relay-agent status`.
+#[derive(Debug, ClapArgs)]
+pub struct Ask {
+    /// Configuration file of the agent [default: as of `run`]
+    #[arg(long, value_name = "FILE", env = "HOOKFERRY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Its local listener [default: as configured]
+    #[arg(long, value_name = "ADDRESS", env = "HOOKFERRY_OBSERVABILITY_LISTEN")]
+    pub observability_listen: Option<String>,
+}
+
+/// `relay-agent status`.
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// For people or for programs
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: ReportFormat,
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR or TERM=dumb say otherwise; elsewhere with CLICOLOR_FORCE.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// What `listen` and `run` share.

@@ -131,6 +131,11 @@ impl Inbox {
             });
     }
 
+    /// Whether a destination is served.
+    pub fn serves(&self, destination: &str) -> bool {
+        self.lanes.contains_key(destination)
+    }
+
     /// Heeds the time-out of the relay for a destination; ours may only be shorter.
     pub fn limit_timeout(&mut self, destination: &str, relay: Duration) {
         if let Some(lane) = self.lanes.get_mut(destination) {

@@ -138,6 +138,21 @@ impl Journal {
         self.unconfirmed.is_empty()
     }
 
+    /// Successes that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.successes.len()
+    }
+
+    /// Receipts that the relay has not confirmed.
+    pub fn unconfirmed_count(&self) -> usize {
+        self.unconfirmed.len()
+    }
+
+    /// Size of the file, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.as_ref().map_or(0, JournalFile::bytes)
+    }
+
     fn apply(&mut self, record: Record) {
         match record {
             Record::Receipt { receipt, at_ms } => self.keep(*receipt, at_ms),

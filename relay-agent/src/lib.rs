@@ -16,7 +16,7 @@
 //! - [`install`]: the agent as a service of the operating system;
 //! - [`explain`]: every error code in words.
 //!
-//! [`net`] and [`tls`] are the two things that `link` and `forward` share; [`shutdown`] is being asked to
+//! [`logs`] is what operators read. [`net`] and [`tls`] are the two things that `link` and `forward` share; [`shutdown`] is being asked to
 //! stop.
 
 pub mod args;
@@ -46,6 +46,8 @@ pub mod doctor;
 pub mod install;
 
 pub mod explain;
+
+pub mod logs;
 
 pub mod net;
 

@@ -8,17 +8,18 @@ use std::{
 use clap::Parser;
 use relay_agent::{
     agent::{self, Agent},
-    args::{self, Args, Command, ConfigCommand, LogFormat, Output},
-    config::{Config, Loaded, LogConfig, Process},
+    args::{self, Args, Ask, Command, ConfigCommand, Output, ReportFormat},
+    config::{self, Config, Loaded, Process},
     doctor::{self, Show},
     explain::{self, Code, Exit, Failure},
-    install, send,
+    install,
+    logs::Logs,
+    send,
     shutdown::Signals,
+    status::{self, Report},
     terminal::{self, Lines, Log, Screen, View, give_terminal_back},
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
     match execute(Args::parse().command) {
@@ -34,7 +35,10 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Listen(args) => {
             let config = Loaded::listen(&args, &Process)?.config;
-            listen(config, args.output)
+            listen(
+                config,
+                args.output.or(args.log.quiet.then_some(Output::Quiet)),
+            )
         }
         Command::Send(args) => {
             let sent = send::run(&args, &Process)?;
@@ -44,8 +48,20 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Run(args) => {
             let config = Loaded::run(&args, &Process)?.config;
-            start_logging(&config.log);
+            Logs::start(&config.log, &Process);
             serve(config, |_| Ok(Box::new(Log::default())))
+        }
+        Command::Ready(args) => match ask(&args, "/readyz?verbose", str::to_owned)? {
+            true => Ok(()),
+            false => std::process::exit(Exit::Failure.code().into()),
+        },
+        Command::Status(args) => {
+            let show = |text: &str| match args.output {
+                ReportFormat::Json => text.to_owned(),
+                ReportFormat::Text => serde_json::from_str::<Report>(text)
+                    .map_or_else(|_| text.to_owned(), |report| report.to_string()),
+            };
+            ask(&args.ask, "/status", show).map(drop)
         }
         Command::Service(command) => {
             let done = install::run(&command, &Process)?;
@@ -114,7 +130,7 @@ fn listen(config: Config, output: Option<Output>) -> Result<(), Failure> {
             Ok(Box::new(Screen::open(relay, stop).map_err(no_screen)?))
         });
     }
-    start_logging(&config.log);
+    Logs::start(&config.log, &Process);
     serve(config, |_| {
         Ok(Box::new(Lines::new(output).map_err(no_thread)?))
     })
@@ -160,34 +176,16 @@ async fn stop_on_signal(signals: &mut Signals, stop: &CancellationToken) {
     signals.stop().await;
 }
 
-fn start_logging(config: &LogConfig) {
-    let is_text = match config.format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
-    let filter = Targets::new()
-        .with_default(LevelFilter::WARN.min(LevelFilter::from_level(config.level)))
-        .with_target("relay_agent", config.level)
-        // Our own line says what was wrong with a certificate.
-        .with_target("rustls_platform_verifier", LevelFilter::OFF);
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    let registry = tracing_subscriber::registry();
-    if is_text {
-        registry
-            .with(
-                layer
-                    .with_ansi(std::io::stderr().is_terminal())
-                    .with_filter(filter),
-            )
-            .init();
-    } else {
-        registry
-            .with(layer.json().flatten_event(true).with_filter(filter))
-            .init();
-    }
+/// Asks the agent of this machine something and prints the answer. Whether it was a good one.
+fn ask(args: &Ask, path: &str, show: impl FnOnce(&str) -> String) -> Result<bool, Failure> {
+    let listener = config::status_address(args, &Process)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_thread)?;
+    let asked = runtime.block_on(status::ask(listener, path))?;
+    print(show(&asked.text).trim_end());
+    Ok(asked.status.is_success())
 }
 
 fn no_thread(error: std::io::Error) -> Failure {

@@ -53,6 +53,11 @@ impl Report {
         receipts
     }
 
+    /// What is kept, and where.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// Whether the relay has everything.
     pub fn is_settled(&self) -> bool {
         self.journal.is_settled()

@@ -23,6 +23,8 @@ mod screen;
 
 mod forward;
 
+mod supervision;
+
 mod admin;
 
 mod upkeep;

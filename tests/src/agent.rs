@@ -1,6 +1,6 @@
 //! An agent as a process of its own.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use tempfile::TempDir;
 
@@ -12,7 +12,7 @@ use crate::{
 /// An agent that can be killed and started again: data directory and configuration stay.
 pub struct Agent {
     command: Vec<String>,
-    namespace: Option<String>,
+    surroundings: Surroundings,
     starts: u32,
     process: Process,
     /// Dropped after the process, which shows its output from there when a test fails.
@@ -30,7 +30,7 @@ pub struct Plan {
     flags: Vec<String>,
     authority: Option<String>,
     proxy_password: Option<String>,
-    namespace: Option<String>,
+    surroundings: Surroundings,
 }
 
 impl Plan {
@@ -83,6 +83,15 @@ impl Plan {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.surroundings
+            .variables
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Trusts this certificate authority, given with `--ca`.
     #[must_use]
     pub fn trusting(mut self, authority_pem: &str) -> Self {
@@ -100,7 +109,7 @@ impl Plan {
     /// Runs in a network of its own, from where the relay has no loopback address.
     #[must_use]
     pub fn inside(mut self, namespace: &Namespace) -> Self {
-        self.namespace = Some(namespace.name().to_owned());
+        self.surroundings.namespace = Some(namespace.name().to_owned());
         self.line("allow_plain_http = true")
     }
 
@@ -130,7 +139,7 @@ impl Plan {
             path.display().to_string(),
         ];
         let command = command.into_iter().chain(self.flags).collect();
-        Agent::start(home, command, self.namespace)
+        Agent::start(home, command, self.surroundings)
     }
 
     /// Starts `relay-agent listen` for some sources.
@@ -139,7 +148,7 @@ impl Plan {
         let output = ["--output".to_owned(), "json".to_owned()];
         let command = self.listen_command(&home, to, sources);
         let command = command.into_iter().chain(output).collect();
-        Agent::start(home, command, self.namespace)
+        Agent::start(home, command, self.surroundings)
     }
 
     /// Starts the same in a terminal.
@@ -149,7 +158,7 @@ impl Plan {
         let process = spawn_in(terminal, &home, &command);
         Agent {
             command,
-            namespace: None,
+            surroundings: Surroundings::default(),
             starts: 1,
             process,
             home,
@@ -207,7 +216,7 @@ impl Agent {
             flags: Vec::new(),
             authority: None,
             proxy_password: None,
-            namespace: None,
+            surroundings: Surroundings::default(),
         }
     }
 
@@ -216,7 +225,7 @@ impl Agent {
         Self::plan(relay, journey, to).run()
     }
 
-    fn start(home: TempDir, mut command: Vec<String>, namespace: Option<String>) -> Self {
+    fn start(home: TempDir, mut command: Vec<String>, surroundings: Surroundings) -> Self {
         for (flag, name) in [
             ("--ca", "ca.pem"),
             ("--proxy-password-file", "proxy-password"),
@@ -226,14 +235,19 @@ impl Agent {
                 command.extend([flag.to_owned(), path.display().to_string()]);
             }
         }
-        let process = spawn(&home, &command, namespace.as_deref(), 1);
+        let process = spawn(&home, &command, &surroundings, 1);
         Self {
             home,
             command,
-            namespace,
+            surroundings,
             starts: 1,
             process,
         }
+    }
+
+    /// Where its files are: `agent.toml`, `token` and `data`.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Kills it as `kill -9` does.
@@ -260,8 +274,7 @@ impl Agent {
     pub fn restart(&mut self) {
         assert!(!self.process.is_running(), "the agent still runs");
         self.starts += 1;
-        let namespace = self.namespace.as_deref();
-        self.process = spawn(&self.home, &self.command, namespace, self.starts);
+        self.process = spawn(&self.home, &self.command, &self.surroundings, self.starts);
     }
 
     /// Asks it to stop (SIGTERM).
@@ -298,9 +311,21 @@ impl Agent {
     }
 }
 
-fn spawn(home: &TempDir, arguments: &[String], namespace: Option<&str>, number: u32) -> Process {
+/// Where a process runs.
+#[derive(Default)]
+struct Surroundings {
+    namespace: Option<String>,
+    variables: Vec<(String, String)>,
+}
+
+fn spawn(
+    home: &TempDir,
+    arguments: &[String],
+    surroundings: &Surroundings,
+    number: u32,
+) -> Process {
     let program = binaries::relay_agent();
-    let mut command = match namespace {
+    let mut command = match &surroundings.namespace {
         None => Command::new(program),
         Some(namespace) => {
             // It becomes the agent: signals reach the right one.
@@ -310,6 +335,8 @@ fn spawn(home: &TempDir, arguments: &[String], namespace: Option<&str>, number: 
         }
     };
     command.args(arguments).env("HOME", home.path());
+    let variables = surroundings.variables.iter();
+    command.envs(variables.map(|(name, value)| (name, value)));
     Process::start(&format!("agent-{number}"), command, home.path())
 }
 

@@ -43,6 +43,8 @@ pub mod seed;
 
 pub mod service;
 
+pub mod supervisor;
+
 pub mod disk;
 
 pub mod certificate;
@@ -69,4 +71,5 @@ pub use provider::{Connection, Provider, Request};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use service::{Answer, Received, Service};
+pub use supervisor::Supervisor;
 pub use wire::Reply;

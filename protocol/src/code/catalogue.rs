@@ -244,6 +244,12 @@ codes! {
          otherwise. Usually another agent on the same machine has it."
         "choose a free address with observability.listen, or \"off\""
 
+        AgentUnreachable "E-AGENT-UNREACHABLE" Failure
+        "No agent answers on this machine"
+        "`relay-agent ready` and `relay-agent status` ask the local listener of a running agent, \
+         127.0.0.1:9091 unless observability.listen says otherwise."
+        "start the agent, or name its listener with --observability-listen"
+
         ServiceSetup "E-SERVICE-SETUP" Failure
         "The service of this machine could not be set up"
         "`relay-agent service` writes a unit and talks to systemd. It overwrites nothing, and stops at the \

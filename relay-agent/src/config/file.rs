@@ -105,8 +105,10 @@ pub struct LimitsTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObservabilityTable {
-    /// Address of `/livez` and `/readyz`, or `off`.
+    /// Address of `/livez`, `/readyz`, `/status` and `/metrics`, or `off`.
     pub listen: Option<String>,
+    /// How long systemd waits for the first session.
+    pub ready_within: Option<String>,
 }
 
 impl FileConfig {

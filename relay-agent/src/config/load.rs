@@ -12,20 +12,22 @@ use std::{
     ffi::OsString,
     fmt::Display,
     io::Read,
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use super::{
-    CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT, LinkConfig, LogConfig, Serve,
-    ServerUrl, Token, parse_duration, value::TOKEN_BYTES_MAX,
+    CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT, LISTENER_DEFAULT, LinkConfig,
+    LogConfig, READY_WITHIN_DEFAULT, Serve, ServerUrl, Token, parse_duration,
+    value::TOKEN_BYTES_MAX,
 };
 pub use inspect::Inspected;
 pub use token::TokenOrigin;
 
 use crate::{
-    args::{self, LinkArgs, LogFormat},
+    args::{self, LinkArgs, LogArgs, LogFormat},
     explain::{Code, Failure},
 };
 
@@ -51,7 +53,17 @@ impl Environment for Process {
     }
 
     fn host_name(&self) -> Option<String> {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        // Not from /proc, of which a sandbox shows processes only.
+        #[cfg(unix)]
+        let name = rustix::system::uname()
+            .nodename()
+            .to_str()
+            .ok()
+            .map(str::to_owned);
+        #[cfg(not(unix))]
+        let name: Option<String> = self
+            .variable("COMPUTERNAME")
+            .and_then(|name| name.into_string().ok());
         let name = name.or_else(|| self.variable("HOSTNAME")?.into_string().ok())?;
         Some(name.trim().to_owned()).filter(|name| !name.is_empty())
     }
@@ -111,18 +123,10 @@ impl Loaded {
             "observability.listen",
             args.observability_listen.clone(),
             file.observability.listen.clone(),
-            "127.0.0.1:9091".to_owned(),
+            LISTENER_DEFAULT.to_owned(),
         );
-        let level = origins.pick(
-            "log_level",
-            args.log_level.clone(),
-            file.log_level.clone(),
-            "info".to_owned(),
-        );
-        let format = args
-            .log_format
-            .or(file.log_format)
-            .unwrap_or(LogFormat::Auto);
+        let ready_within = ready_within(args, &file, &mut origins)?;
+        let log = log(&args.log, &file, "info", &mut origins)?;
         let config = Config {
             link,
             ca_file: ca_file(&args.link, &file, &mut origins),
@@ -132,15 +136,10 @@ impl Loaded {
                 path: data_dir,
                 journal,
             },
-            status: match status.as_str() {
-                "off" => None,
-                address => Some(valid("observability.listen", address)?),
-            },
+            status: listener(&status)?,
+            ready_within,
             grace: grace(&args.link, &file, &mut origins)?,
-            log: LogConfig {
-                level: valid("log_level", &level)?,
-                format,
-            },
+            log,
         };
         Ok(Self {
             config,
@@ -158,6 +157,10 @@ impl Loaded {
         let (path, file) = find_file(&args.link, environment)?;
         let mut origins = Origins::default();
         let allow_targets = forward::allow_targets(&file, &mut origins)?;
+        let log = LogConfig {
+            format: args.log.log_format.unwrap_or(LogFormat::Text),
+            ..log(&args.log, &FileConfig::default(), "warn", &mut origins)?
+        };
         let lane = Box::new(forward::listen(args, &allow_targets)?);
         let config = Config {
             link: way(&args.link, &file, environment, &mut origins)?.with_token()?,
@@ -169,11 +172,9 @@ impl Loaded {
             allow_targets,
             data: DataConfig::Memory,
             status: None,
+            ready_within: Duration::ZERO,
             grace: grace(&args.link, &file, &mut origins)?,
-            log: LogConfig {
-                level: tracing::Level::WARN,
-                format: LogFormat::Text,
-            },
+            log,
         };
         Ok(Self {
             config,
@@ -181,6 +182,30 @@ impl Loaded {
             settings: origins.0,
         })
     }
+}
+
+/// Where the local listener of `run` is, for who asks it.
+///
+/// # Errors
+///
+/// A [`Failure`] that ends the command: there is none, or the configuration is wrong.
+pub fn status_address(
+    args: &args::Ask,
+    environment: &impl Environment,
+) -> Result<SocketAddr, Failure> {
+    let place = LinkArgs {
+        config: args.config.clone(),
+        ..LinkArgs::default()
+    };
+    let configured = match &args.observability_listen {
+        Some(text) => Some(text.clone()),
+        None => find_file(&place, environment)?.1.observability.listen,
+    };
+    let text = configured.unwrap_or_else(|| LISTENER_DEFAULT.to_owned());
+    listener(&text)?.ok_or_else(|| {
+        let what = "the agent has no local listener: observability.listen is off";
+        Failure::new(Code::AgentUnreachable, what)
+    })
 }
 
 /// How a command that makes one request reaches the relay.
@@ -417,6 +442,58 @@ fn certificate_pair(
             "there is a key but no client certificate".to_owned(),
         )),
     }
+}
+
+fn listener(text: &str) -> Result<Option<SocketAddr>, Failure> {
+    match text {
+        "off" => Ok(None),
+        address => valid("observability.listen", address).map(Some),
+    }
+}
+
+fn ready_within(
+    args: &args::Run,
+    file: &FileConfig,
+    origins: &mut Origins,
+) -> Result<Duration, Failure> {
+    let key = "observability.ready_within";
+    let flag = args.observability_ready_within.clone();
+    let default = format!("{}s", READY_WITHIN_DEFAULT.as_secs());
+    let text = origins.pick(key, flag, file.observability.ready_within.clone(), default);
+    match text.as_str() {
+        "0s" => Ok(Duration::ZERO),
+        text => parse_duration(text).map_err(|wrong| invalid(key, wrong)),
+    }
+}
+
+/// `-q` and `-v` are the nearest to who types them, and win.
+fn log(
+    args: &LogArgs,
+    file: &FileConfig,
+    default: &str,
+    origins: &mut Origins,
+) -> Result<LogConfig, Failure> {
+    let typed = match (args.quiet, args.verbose) {
+        (true, _) => Some("warn"),
+        (false, 0) => None,
+        (false, 1) => Some("debug"),
+        (false, _) => Some("trace"),
+    };
+    let flag = typed.map(str::to_owned).or(args.log_level.clone());
+    let level = origins.pick(
+        "log_level",
+        flag,
+        file.log_level.clone(),
+        default.to_owned(),
+    );
+    Ok(LogConfig {
+        level: valid("log_level", &level)?,
+        format: args
+            .log_format
+            .or(file.log_format)
+            .unwrap_or(LogFormat::Auto),
+        color: args.color,
+    })
 }
 
 fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Duration, Failure> {

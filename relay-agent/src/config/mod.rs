@@ -13,7 +13,9 @@ pub(crate) mod proxy;
 pub(crate) mod value;
 
 pub use file::{FileConfig, ForwardConfig};
-pub use load::{Environment, Inspected, Loaded, Process, Reach, Setting, TokenOrigin};
+pub use load::{
+    Environment, Inspected, Loaded, Process, Reach, Setting, TokenOrigin, status_address,
+};
 pub use network::Network;
 pub use proxy::{Credentials, Proxy, ProxyKind};
 pub use value::{ServerUrl, Token, parse_duration};
@@ -24,7 +26,7 @@ use http::HeaderValue;
 use protocol::session::Window;
 
 use crate::{
-    args::LogFormat,
+    args::{Color, LogFormat},
     explain::Failure,
     forward::{AllowTargets, Target},
     tls::Tls,
@@ -45,6 +47,12 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Time to finish what is in hand when asked to stop, unless configured.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
 
+/// How long systemd waits for the first session, unless configured: less than its usual 90 s.
+pub const READY_WITHIN_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Where the local listener is, unless configured.
+pub const LISTENER_DEFAULT: &str = "127.0.0.1:9091";
+
 /// Everything an agent needs to know.
 #[derive(Debug)]
 pub struct Config {
@@ -58,8 +66,10 @@ pub struct Config {
     pub allow_targets: AllowTargets,
     /// Where id and journal are kept.
     pub data: DataConfig,
-    /// Where `/livez` and `/readyz` are answered, if anywhere.
+    /// Where `/livez`, `/readyz`, `/status` and `/metrics` are answered, if anywhere.
     pub status: Option<SocketAddr>,
+    /// When systemd is told that the agent is ready, even if there is no session yet.
+    pub ready_within: Duration,
     /// Time to finish what is in hand when asked to stop.
     pub grace: Duration,
     /// How `run` logs.
@@ -240,4 +250,6 @@ pub struct LogConfig {
     pub level: tracing::Level,
     /// The form.
     pub format: LogFormat,
+    /// Whether it is coloured.
+    pub color: Color,
 }

@@ -140,6 +140,11 @@ impl JournalFile {
         Ok(())
     }
 
+    /// Its size.
+    pub(super) fn bytes(&self) -> u64 {
+        self.length
+    }
+
     pub(super) fn wants_compaction(&self) -> bool {
         self.length >= COMPACT_FROM_BYTES && self.length >= self.length_after_copy * COMPACT_FACTOR
     }

@@ -46,8 +46,8 @@ use crate::{
     forward::{Outcome, PARTS_MAX, ResponsePart, Service},
     inbox::Inbox,
     report::Report,
-    status::Status,
-    terminal::View,
+    status::{Gauges, Status},
+    terminal::{News, View},
 };
 
 /// Program and version, as the relay sees them.
@@ -70,6 +70,8 @@ pub struct Driver {
     report: Report,
     view: Box<dyn View>,
     status: Arc<Status>,
+    /// When the loop has to turn, whatever happens.
+    turn_due: Instant,
     timer: Pin<Box<Sleep>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     grace: Duration,
@@ -149,6 +151,7 @@ impl Driver {
             report: parts.report,
             view: parts.view,
             status: parts.status,
+            turn_due: Instant::now(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             stop: Box::pin(stop.cancelled_owned()),
             grace: parts.grace,
@@ -169,6 +172,7 @@ impl Driver {
                 break;
             }
             self.dial_if_due();
+            self.turn_due = self.status.turn(Instant::now(), self.gauges());
             match self.wait().await {
                 Wake::Incoming(link, incoming) => self.receive(link, incoming),
                 Wake::Response(part) => self.respond(part),
@@ -211,14 +215,33 @@ impl Driver {
 
     /// When something is due that nobody else will wake us for.
     fn deadline(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
         let sessions = self
             .links
             .iter()
             .filter_map(|link| link.session.poll_timeout());
         let dial = self.wants_link().then(|| self.reconnect.due());
         let stop = self.stopping.as_ref().map(Stopping::due);
-        sessions.chain(dial).chain(stop).min().unwrap_or(far)
+        let soonest = sessions.chain(dial).chain(stop).min();
+        soonest.map_or(self.turn_due, |due| due.min(self.turn_due))
+    }
+
+    /// How work stands, for supervisors.
+    fn gauges(&self) -> Gauges {
+        let journal = self.report.journal();
+        let is_open = |link: &&Link| link.phase == Phase::Open;
+        Gauges {
+            sessions: self.links.iter().filter(is_open).count(),
+            in_hand: self.inbox.len(),
+            unconfirmed: journal.unconfirmed_count(),
+            remembered: journal.remembered(),
+            journal_bytes: journal.file_bytes(),
+        }
+    }
+
+    /// The state of the agent changed: tells people and supervisors.
+    fn news(&mut self, news: &News<'_>) {
+        self.status.news(news);
+        self.view.news(news);
     }
 
     fn time_passed(&mut self) {

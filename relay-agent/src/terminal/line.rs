@@ -108,7 +108,7 @@ impl Line {
 }
 
 /// Text from outside, without what could steer a terminal.
-pub(super) fn for_people(text: &str) -> String {
+pub(crate) fn for_people(text: &str) -> String {
     let characters = text.chars().take(TEXT_CHARS_MAX);
     characters
         .map(|character| {

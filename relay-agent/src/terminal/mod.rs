@@ -10,6 +10,7 @@ mod log;
 mod screen;
 
 pub use line::Line;
+pub(crate) use line::for_people;
 pub use lines::Lines;
 pub use log::Log;
 pub use screen::{Screen, give_terminal_back};

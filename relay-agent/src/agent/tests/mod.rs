@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    args::LogFormat,
+    args::{Color, LogFormat},
     config::{Lane, LinkConfig, LogConfig, Token},
     inbox::sample,
     terminal::Log,
@@ -69,10 +69,12 @@ fn config(relay: &Relay, serve: Serve) -> Config {
         allow_targets: Default::default(),
         data: DataConfig::Memory,
         status: None,
+        ready_within: Duration::ZERO,
         grace: Duration::from_secs(10),
         log: LogConfig {
             level: tracing::Level::INFO,
             format: LogFormat::Text,
+            color: Color::Never,
         },
     }
 }
@@ -511,15 +513,35 @@ async fn readiness_follows_the_session() {
     link.confirm(&receipt).await;
     assert!(probe(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(probe(address, "/else").await.starts_with("HTTP/1.1 404"));
+    let verbose = probe(address, "/readyz?verbose").await;
+    assert!(verbose.contains("[+]session ok: 1 with ws://"), "{verbose}");
+    let metrics = probe(address, "/metrics").await;
+    for line in [
+        "\nhookferry_agent_connected 1\n",
+        "\nhookferry_agent_offers_total{destination=\"ci\"} 1\n",
+        "\nhookferry_agent_forwards_total{destination=\"ci\",outcome=\"2xx\"} 1\n",
+        "\nhookferry_agent_receipts_unconfirmed 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line:?} is missing in {metrics}");
+    }
+    let report = probe(address, "/status").await;
+    assert!(report.contains("\"delivered\":1,\"failed\":0"), "{report}");
+    // A page in a browser that was led here by a name of its own.
+    let foreign = ask(address, "rebound.example", "/status").await;
+    assert!(foreign.starts_with("HTTP/1.1 421"), "{foreign}");
     let (result, _) = tokio::join!(agent.end(), link.end());
     assert_eq!(result, Ok(()));
 }
 
 async fn probe(address: std::net::SocketAddr, path: &str) -> String {
+    ask(address, "localhost", path).await
+}
+
+async fn ask(address: std::net::SocketAddr, host: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -82,7 +82,6 @@ impl Driver {
             link.phase = Phase::Open;
         }
         self.reconnect.welcomed();
-        self.status.set_ready(true);
         if let (Some(listening), Some(service)) = (&welcome.listening, &self.listener) {
             self.inbox.serve(&listening.destination, service.clone());
         }
@@ -90,10 +89,8 @@ impl Driver {
             let timeout = Duration::from_millis(served.timeout_ms);
             self.inbox.limit_timeout(&served.name, timeout);
         }
-        self.view.news(&News::Connected {
-            url: &self.dialer.url(),
-            welcome,
-        });
+        let url = self.dialer.url();
+        self.news(&News::Connected { url: &url, welcome });
 
         // What was in doubt is not needed any more. No Bye: what it holds is ours still.
         let doubtful: Vec<_> = self
@@ -120,8 +117,6 @@ impl Driver {
             }
         }
         self.start_ready();
-        let is_ready = self.links.iter().any(|link| link.phase == Phase::Open);
-        self.status.set_ready(is_ready);
         self.farewells.spawn(link.socket.farewell(close));
         Some((link.phase, link.refuse))
     }
@@ -153,7 +148,7 @@ impl Driver {
             return;
         }
         let wait = self.reconnect.failed(Instant::now(), asked);
-        self.view.news(&News::Lost {
+        self.news(&News::Lost {
             failure: &failure,
             wait,
         });
@@ -167,7 +162,7 @@ impl Driver {
             link.session.begin_drain();
         }
         self.reconnect.after(Instant::now(), reconnect_after);
-        self.view.news(&News::RelayDrains { reason });
+        self.news(&News::RelayDrains { reason });
     }
 
     /// Leaves relays that are going away once nothing of theirs is in hand.
@@ -187,7 +182,7 @@ impl Driver {
         if let Some(link) = self.link(id) {
             link.is_suspect = true;
         }
-        self.view.news(&News::Suspect);
+        self.news(&News::Suspect);
     }
 
     /// A heartbeat was answered: there is no doubt any more.

@@ -40,7 +40,6 @@ impl Driver {
             failure,
         });
         self.dialling = None;
-        self.status.set_ready(false);
         for link in &mut self.links {
             link.session.begin_drain();
         }
@@ -49,7 +48,7 @@ impl Driver {
                 link.session.release(in_hand.held);
             }
         }
-        self.view.news(&News::Stopping {
+        self.news(&News::Stopping {
             in_hand: self.inbox.len(),
         });
     }

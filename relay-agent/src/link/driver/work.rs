@@ -82,7 +82,7 @@ impl Driver {
             }
             AgentOutput::Welcome(welcome) => self.welcomed(id, &welcome),
             AgentOutput::Rtt(rtt) => {
-                self.view.news(&News::Heartbeat { rtt });
+                self.news(&News::Heartbeat { rtt });
                 self.answered(id);
             }
             AgentOutput::Suspect => self.suspect(id),
@@ -108,8 +108,12 @@ impl Driver {
     fn offered(&mut self, id: LinkId, offer: Box<Offer>) {
         if let Some(receipt) = self.report.answer(&offer) {
             debug!(delivery = %offer.delivery, "Answered again from the journal");
+            self.status.answered_again();
             self.send([(id, receipt)]);
             return;
+        }
+        if self.inbox.serves(&offer.destination) {
+            self.status.offered(&offer.destination);
         }
         match self.inbox.admit(offer, id) {
             Admission::Start(attempt) => self.start(attempt),
@@ -164,6 +168,7 @@ impl Driver {
         let mut next = Some(first);
         while let Some(call) = next {
             if let Some((link, held, outcome)) = self.take_call(call) {
+                self.status.forwarded(&outcome);
                 self.view.delivered(&outcome);
                 links.push(link);
                 calls.push((held, outcome));
