@@ -44,3 +44,5 @@ mod agents;
 mod liveness;
 
 mod soak;
+
+mod doctor;

@@ -115,6 +115,15 @@ impl Plan {
 
     /// Starts `relay-agent run`.
     pub fn run(self) -> Agent {
+        self.start(&["run"])
+    }
+
+    /// Starts `relay-agent doctor`, which ends by itself and prints JSON.
+    pub fn doctor(self) -> Agent {
+        self.start(&["doctor", "--json"])
+    }
+
+    fn start(self, command: &[&str]) -> Agent {
         let home = self.files();
         let mut config = format!(
             "server = {:?}\ntoken_file = {:?}\nname = \"test\"\ndata_dir = {:?}\n{}\n[observability]\nlisten = \"off\"\n{}",
@@ -133,12 +142,9 @@ impl Plan {
         }
         let path = home.path().join("agent.toml");
         fs::write(&path, config).unwrap();
-        let command = [
-            "run".to_owned(),
-            "--config".to_owned(),
-            path.display().to_string(),
-        ];
-        let command = command.into_iter().chain(self.flags).collect();
+        let command = command.iter().map(|&word| word.to_owned());
+        let file = ["--config".to_owned(), path.display().to_string()];
+        let command = command.chain(file).chain(self.flags).collect();
         Agent::start(home, command, self.surroundings)
     }
 

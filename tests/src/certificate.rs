@@ -25,6 +25,18 @@ pub struct Certificate {
 impl Certificate {
     /// Makes an authority and has it sign a certificate.
     pub fn generate() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// The same with a certificate whose time is over.
+    pub fn expired() -> Self {
+        Self::with(|certificate| {
+            certificate.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            certificate.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let authority_key = KeyPair::generate().unwrap();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,10 +45,9 @@ impl Certificate {
 
         let key = KeyPair::generate().unwrap();
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names)
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
+        let mut certificate = CertificateParams::new(names).unwrap();
+        change(&mut certificate);
+        let certificate = certificate.signed_by(&key, &issuer).unwrap();
         Self {
             authority: authority_pem,
             chain: certificate.pem(),

@@ -6,7 +6,7 @@ use http::{Response, StatusCode, header};
 use protocol::frame::{Refuse, RefuseCode};
 use protocol::session::{Close, CloseCode};
 use rustls::CertificateError;
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::proxy::ProxyError;
 use crate::{
@@ -112,6 +112,8 @@ impl DialError {
             Self::Slow(_) => Code::Upgrade,
             Self::Status { status, code, .. } => status_code(*status, *code),
             Self::Upgrade(error) => match **error {
+                // Whoever hangs up instead of answering may be something in between.
+                tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => Code::Upgrade,
                 tungstenite::Error::Protocol(_) => Code::NotARelay,
                 _ => Code::Upgrade,
             },
