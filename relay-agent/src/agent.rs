@@ -5,10 +5,14 @@ use std::{
     io,
     path::Path,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use protocol::{frame::Listen, id::AgentId, session::AgentConfig};
+use protocol::{
+    frame::Listen,
+    id::AgentId,
+    session::{AgentConfig, Window},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -17,7 +21,7 @@ use crate::{
     explain::{Code, Failure},
     forward::Service,
     journal::Journal,
-    link::{Dialer, Driver, driver},
+    link::{Choice, Dialer, Driver, Memory, driver},
     report::Report,
     status::{Status, StatusListener},
     terminal::View,
@@ -42,6 +46,10 @@ impl Agent {
         let tls = tls(&config)?;
         let relay_tls = config.link.tls_to_relay(tls.as_ref())?;
         let (instance, journal, lock) = open_data(&config.data)?;
+        let directory = match &config.data {
+            DataConfig::Directory { path, .. } => Some(path.as_path()),
+            DataConfig::Memory => None,
+        };
         let listener = match config.status {
             Some(address) => Some(StatusListener::bind(address).await?),
             None => None,
@@ -51,10 +59,17 @@ impl Agent {
             let target = &lane.target;
             warn!(destination, %target, "Certificate of the service is NOT verified: insecure = true");
         }
+        let transport = config.link.transport;
+        let session_config = session_config(&config, instance);
+        let dialer = Dialer::new(config.link, relay_tls, tls);
+        let memory = Memory::new(directory, dialer.way());
+        let choice = Choice::new(transport, memory, Instant::now());
         let parts = driver::Parts {
-            session_config: session_config(&config, instance),
+            session_config,
             services,
-            dialer: Dialer::new(config.link, relay_tls, tls),
+            connections: config.connections,
+            choice,
+            dialer,
             report: Report::new(journal),
             view,
             status: Arc::new(Status::new(config.ready_within)),
@@ -140,11 +155,17 @@ fn services(config: &Config, general: Option<&Tls>) -> Result<driver::Services, 
 }
 
 fn session_config(config: &Config, instance: AgentId) -> AgentConfig {
+    let window = |lane: &Lane| {
+        let window = lane.window();
+        // Deliveries are shared as sessions come and go, bytes once and for all.
+        let bytes = window.bytes / u64::from(config.connections);
+        Window { bytes, ..window }
+    };
     let (destinations, listen) = match &config.serve {
         Serve::Destinations(lanes) => {
             let windows = lanes
                 .iter()
-                .map(|(name, lane)| (name.clone(), lane.window()));
+                .map(|(name, lane)| (name.clone(), window(lane)));
             (windows.collect(), None)
         }
         Serve::Listen { sources, lane } => {
@@ -155,7 +176,7 @@ fn session_config(config: &Config, instance: AgentId) -> AgentConfig {
                 deliveries: 0,
                 bytes: 0,
             };
-            (Vec::new(), Some((listen, lane.window())))
+            (Vec::new(), Some((listen, window(lane))))
         }
     };
     AgentConfig {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::config::Transport;
+
 /// Brings webhooks to services that no provider can reach.
 #[derive(Debug, Parser)]
 #[command(
@@ -234,6 +236,9 @@ pub struct Run {
     /// Where the agent keeps its id and its journal
     #[arg(long, value_name = "DIR", env = "HOOKFERRY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Sessions to have at the same time (1 to 8), on different relays if there are several
+    #[arg(long, value_name = "N", env = "HOOKFERRY_CONNECTIONS")]
+    pub connections: Option<u32>,
     /// Keep outcomes on disk until the relay has confirmed them
     #[arg(long, value_name = "BOOL", env = "HOOKFERRY_JOURNAL")]
     pub journal: Option<bool>,
@@ -375,6 +380,9 @@ pub struct LinkArgs {
         hide_env_values = true
     )]
     pub proxy_password_file: Option<PathBuf>,
+    /// What carries the session: a WebSocket, requests where none gets through (poll), or what works
+    #[arg(long, value_enum, env = "HOOKFERRY_TRANSPORT")]
+    pub transport: Option<Transport>,
     /// Let the token travel unencrypted to a relay that is not on this machine
     #[arg(long, env = "HOOKFERRY_ALLOW_PLAIN_HTTP")]
     pub allow_plain_http: bool,

@@ -101,8 +101,6 @@ pub enum Admission {
     Adopted {
         /// The older lease.
         older: Held,
-        /// The link it was offered on.
-        link: LinkId,
     },
     /// The configuration names no target for it.
     Unserved(Box<Offer>),
@@ -153,13 +151,13 @@ impl Inbox {
         if let Some(in_hand) = self.in_hand.get_mut(&offer.delivery) {
             if in_hand.arriving.is_none() {
                 let older = std::mem::replace(&mut in_hand.held, held);
-                let link = std::mem::replace(&mut in_hand.link, link);
+                in_hand.link = link;
                 // What has begun belongs to the older lease, and nobody waits under the newer one.
                 let has_begun = |response: &mut Response| response.has_begun();
                 if !offer.respond || in_hand.response.as_mut().is_some_and(has_begun) {
                     in_hand.response = None;
                 }
-                return Admission::Adopted { older, link };
+                return Admission::Adopted { older };
             }
             // The rest of that body will not come any more.
             self.drop_delivery(offer.delivery);
@@ -265,7 +263,7 @@ impl Inbox {
 
     /// An attempt is no longer wanted: what is to be released, if its call has not begun. A call that
     /// has begun goes on and is reported, unless its body can never be complete.
-    pub fn cancel(&mut self, cancel: &Cancel) -> Option<(LinkId, Held)> {
+    pub fn cancel(&mut self, cancel: &Cancel) -> Option<Held> {
         let in_hand = self.in_hand.get(&cancel.delivery)?;
         if in_hand.held.lease != cancel.lease {
             return None;
@@ -276,7 +274,7 @@ impl Inbox {
         }
         let in_hand = self.drop_delivery(cancel.delivery)?;
         // The session has already released what never was complete.
-        (!is_cut).then_some((in_hand.link, in_hand.held))
+        (!is_cut).then_some(in_hand.held)
     }
 
     /// A link is gone. Bodies that were arriving on it never will be complete: those deliveries are
@@ -326,16 +324,34 @@ impl Inbox {
             .collect()
     }
 
-    /// What a new session is told to be still in hand: all whose body is here.
+    /// What is in hand with its whole body.
     pub fn complete(&self) -> impl Iterator<Item = &InHand> {
         self.in_hand
             .values()
             .filter(|in_hand| in_hand.arriving.is_none())
     }
 
-    /// Whether anything that was offered on a link is still in hand.
-    pub fn holds_for(&self, link: LinkId) -> bool {
-        self.in_hand.values().any(|in_hand| in_hand.link == link)
+    /// Gives a new link what is in hand of links that do not serve: all whose body is here.
+    pub fn take_over(&mut self, link: LinkId, serving: &[LinkId]) -> Vec<&InHand> {
+        self.reassign(link, |in_hand| !serving.contains(&in_hand.link))
+    }
+
+    /// Gives a link what is in hand of another one that is gone.
+    pub fn hand_over(&mut self, gone: LinkId, heir: LinkId) -> Vec<&InHand> {
+        self.reassign(heir, |in_hand| in_hand.link == gone)
+    }
+
+    fn reassign(&mut self, link: LinkId, is_meant: impl Fn(&InHand) -> bool) -> Vec<&InHand> {
+        let meant = self
+            .in_hand
+            .values_mut()
+            .filter(|in_hand| in_hand.arriving.is_none() && is_meant(in_hand));
+        meant
+            .map(|in_hand| {
+                in_hand.link = link;
+                &*in_hand
+            })
+            .collect()
     }
 
     /// How many deliveries are in hand.

@@ -31,7 +31,6 @@ async fn everything_arrives_whatever_is_in_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "waits for the transport without WebSockets"]
 async fn everything_arrives_where_no_websocket_does() {
     let size = Size::chosen();
     tokio::join!(row(Way::NoUpgrades, size), row(Way::Buffered, size));

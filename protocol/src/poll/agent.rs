@@ -86,6 +86,11 @@ impl AgentPipe {
         self.under_way.clone()
     }
 
+    /// Whether all that was pushed was taken, the farewell too.
+    pub fn has_said_all(&self) -> bool {
+        self.waiting.is_empty() && self.close.is_none() && self.under_way.is_none()
+    }
+
     /// The relay has taken all batches up to this one.
     ///
     /// # Errors

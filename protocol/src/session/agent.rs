@@ -97,6 +97,8 @@ pub enum AgentOutput {
 
 mod take;
 
+mod share;
+
 mod respond;
 
 mod send;
@@ -162,7 +164,12 @@ enum Phase {
     /// Hello was not polled yet.
     New { until: Instant },
     /// Waits for Welcome.
-    Greeting { until: Instant, released: Vec<Held> },
+    Greeting {
+        until: Instant,
+        released: Vec<Held>,
+        /// What Hello did not name.
+        adopted: Vec<Held>,
+    },
     /// Serves.
     Open(Heartbeat),
 }

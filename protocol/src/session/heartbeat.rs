@@ -60,6 +60,11 @@ impl Heartbeat {
         }
     }
 
+    /// Asks at once whether the peer is alive.
+    pub(super) fn probe(&mut self, now: Instant) {
+        self.next_ping = self.next_ping.min(now);
+    }
+
     /// Any frame is a sign of life.
     pub(super) fn hear(&mut self, now: Instant) {
         self.heard = self.heard.max(now);

@@ -87,6 +87,10 @@ impl Unconfirmed {
         self.waiting.values().map(|waiting| &waiting.receipt)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// So many that nothing more should come until the relay has caught up.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= UNCONFIRMED_MAX || self.bytes >= UNCONFIRMED_BYTES_MAX

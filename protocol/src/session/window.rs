@@ -133,6 +133,8 @@ impl Outlet {
 /// The agent's books for one destination.
 #[derive(Debug)]
 pub(super) struct Intake {
+    /// What there is room for, if no other session takes of it.
+    whole: Window,
     window: Window,
     /// Totals that were granted to the relay.
     granted: Window,
@@ -146,11 +148,18 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(window: Window) -> Self {
         Self {
+            whole: window.clamped(),
             window: window.clamped(),
             granted: Window::NONE,
             used: Window::NONE,
             held: Window::NONE,
         }
+    }
+
+    /// Leaves other sessions their part of the deliveries. Bytes are not touched: a relay takes the most
+    /// it ever had for the whole window, and offers nothing larger before it has that much again.
+    pub(super) fn share(&mut self, sessions: u64) {
+        self.window.deliveries = self.whole.deliveries.div_ceil(sessions.max(1));
     }
 
     /// Counts an offer that came in, whether it is kept or not.

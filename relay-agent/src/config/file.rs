@@ -4,6 +4,7 @@ use std::{ops::Range, path::Path, path::PathBuf};
 
 use serde::Deserialize;
 
+use super::Transport;
 use crate::{
     args::LogFormat,
     explain::{Code, Failure},
@@ -19,6 +20,10 @@ pub struct FileConfig {
     pub token_file: Option<PathBuf>,
     /// What people call the agent.
     pub name: Option<String>,
+    /// What carries sessions.
+    pub transport: Option<Transport>,
+    /// Sessions to have at the same time.
+    pub connections: Option<u32>,
     /// Where id and journal are kept.
     pub data_dir: Option<PathBuf>,
     /// Whether outcomes are kept on disk.

@@ -19,9 +19,9 @@ use std::{
 };
 
 use super::{
-    CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT, LISTENER_DEFAULT, LinkConfig,
-    LogConfig, READY_WITHIN_DEFAULT, Serve, ServerUrl, Token, parse_duration,
-    value::TOKEN_BYTES_MAX,
+    CONNECTIONS_MAX, CertificateFiles, Config, DataConfig, FileConfig, GRACE_DEFAULT,
+    LISTENER_DEFAULT, LinkConfig, LogConfig, READY_WITHIN_DEFAULT, Serve, ServerUrl, Token,
+    Transport, parse_duration, value::TOKEN_BYTES_MAX,
 };
 pub use inspect::Inspected;
 pub use token::TokenOrigin;
@@ -108,6 +108,7 @@ impl Loaded {
         let link = way(&args.link, &file, environment, &mut origins)?.with_token()?;
         let allow_targets = forward::allow_targets(&file, &mut origins)?;
         let serve = forward::destinations(&file, &allow_targets, &mut origins)?;
+        let connections = connections(args, &file, &mut origins)?;
         let data_dir = match args.data_dir.clone().or(file.data_dir.clone()) {
             Some(path) => path,
             None => state_directory(environment)?,
@@ -132,6 +133,7 @@ impl Loaded {
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve,
             allow_targets,
+            connections,
             data: DataConfig::Directory {
                 path: data_dir,
                 journal,
@@ -170,6 +172,7 @@ impl Loaded {
                 lane,
             },
             allow_targets,
+            connections: 1,
             data: DataConfig::Memory,
             status: None,
             ready_within: Duration::ZERO,
@@ -386,12 +389,19 @@ fn way(
     };
     let proxy = proxy::find(args, file, &server, environment, origins)?;
     let client_certificate = client_certificate(args, file, origins)?;
+    let transport = origins.pick(
+        "transport",
+        args.transport,
+        file.transport,
+        Transport::default(),
+    );
     let link = LinkConfig {
         server,
         token,
         name,
         proxy,
         client_certificate,
+        transport,
     };
     Ok(Way {
         link,
@@ -494,6 +504,15 @@ fn log(
             .unwrap_or(LogFormat::Auto),
         color: args.color,
     })
+}
+
+fn connections(args: &args::Run, file: &FileConfig, origins: &mut Origins) -> Result<u32, Failure> {
+    let connections = origins.pick("connections", args.connections, file.connections, 1);
+    if !(1..=CONNECTIONS_MAX).contains(&connections) {
+        let wrong = format!("{connections} is not between 1 and {CONNECTIONS_MAX}");
+        return Err(invalid("connections", wrong));
+    }
+    Ok(connections)
 }
 
 fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Duration, Failure> {

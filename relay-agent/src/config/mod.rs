@@ -20,8 +20,9 @@ pub use network::Network;
 pub use proxy::{Credentials, Proxy, ProxyKind};
 pub use value::{ServerUrl, Token, parse_duration};
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
 use http::HeaderValue;
 use protocol::session::Window;
 
@@ -44,6 +45,9 @@ pub const WINDOW_BYTES_DEFAULT: u64 = 8 * 1024 * 1024;
 /// Time the service has to answer, unless configured; the relay may allow less.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
+/// Most sessions of one agent.
+pub const CONNECTIONS_MAX: u32 = 8;
+
 /// Time to finish what is in hand when asked to stop, unless configured.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
 
@@ -64,6 +68,8 @@ pub struct Config {
     pub serve: Serve,
     /// What may be called at all.
     pub allow_targets: AllowTargets,
+    /// Sessions to have at the same time, on different relays if there are several.
+    pub connections: u32,
     /// Where id and journal are kept.
     pub data: DataConfig,
     /// Where `/livez`, `/readyz`, `/status` and `/metrics` are answered, if anywhere.
@@ -89,6 +95,32 @@ pub struct LinkConfig {
     pub proxy: Option<ProxyConfig>,
     /// The certificate this agent shows, if the relay (or what stands before it) asks for one.
     pub client_certificate: Option<CertificateFiles>,
+    /// What carries sessions.
+    pub transport: Transport,
+}
+
+/// What carries sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// A WebSocket, and requests where none gets through.
+    #[default]
+    Auto,
+    /// A WebSocket only.
+    #[value(name = "websocket")]
+    WebSocket,
+    /// Requests only.
+    Poll,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::WebSocket => "websocket",
+            Self::Poll => "poll",
+        })
+    }
 }
 
 impl LinkConfig {

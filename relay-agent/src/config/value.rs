@@ -80,6 +80,11 @@ impl ServerUrl {
         format!("{}/agent/v1/connect", self.path)
     }
 
+    /// The path that agents post to where no WebSocket gets through.
+    pub fn poll_path(&self) -> String {
+        format!("{}/agent/v1/poll", self.path)
+    }
+
     /// The path that test events are sent to.
     pub fn send_path(&self) -> String {
         format!("{}/agent/v1/send", self.path)

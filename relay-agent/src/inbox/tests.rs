@@ -62,10 +62,10 @@ async fn no_more_than_the_concurrency_run_and_the_rest_keeps_its_order() {
 async fn repeated_offer_adopts_the_newer_lease_and_calls_nobody() {
     let mut inbox = inbox(1);
     started(inbox.admit(offer(1, 1).into(), LINK));
-    let Admission::Adopted { older, link } = inbox.admit(offer(1, 2).into(), OTHER) else {
+    let Admission::Adopted { older } = inbox.admit(offer(1, 2).into(), OTHER) else {
         panic!("called twice");
     };
-    assert_eq!((older.attempt, link), (1, LINK));
+    assert_eq!(older.attempt, 1);
     let done = finish(&mut inbox, 1).0;
     assert_eq!((done.held.attempt, done.link), (2, OTHER));
     assert_eq!(done.held.lease, offer(1, 2).lease);
@@ -103,12 +103,9 @@ async fn cancel_takes_what_waits_and_leaves_what_runs() {
         lease: offer(number, 1).lease,
         reason: String::new(),
     };
+    assert_eq!(inbox.cancel(&cancel(1)).map(|held| held.delivery), None);
     assert_eq!(
-        inbox.cancel(&cancel(1)).map(|(_, held)| held.delivery),
-        None
-    );
-    assert_eq!(
-        inbox.cancel(&cancel(2)).map(|(_, held)| held.delivery),
+        inbox.cancel(&cancel(2)).map(|held| held.delivery),
         Some(id(2))
     );
     assert!(finish(&mut inbox, 1).1.is_none());
@@ -124,7 +121,7 @@ fn body_that_can_never_be_complete_ends_its_delivery() {
         Box::new(offer)
     };
     started(inbox.admit(large(1), LINK));
-    assert_eq!(inbox.complete().count(), 0);
+    assert!(inbox.take_over(OTHER, &[]).is_empty());
     inbox.link_lost(OTHER);
     assert!(!inbox.is_empty());
     inbox.link_lost(LINK);
@@ -134,9 +131,24 @@ fn body_that_can_never_be_complete_ends_its_delivery() {
     started(inbox.admit(large(2), LINK));
     started(inbox.admit(large(3), OTHER));
     inbox.body(id(1), LINK, Bytes::from_static(b"stray"));
-    assert_eq!(inbox.complete().count(), 0);
+    assert!(inbox.hand_over(OTHER, LINK).is_empty());
     inbox.body(id(1), OTHER, Bytes::from_static(b" rest"));
-    assert_eq!(inbox.complete().count(), 1);
+    assert_eq!(inbox.hand_over(OTHER, LINK).len(), 1);
+}
+
+#[test]
+fn what_is_in_hand_goes_from_link_to_link() {
+    const THIRD: LinkId = LinkId(3);
+    let mut inbox = inbox(4);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    started(inbox.admit(offer(2, 1).into(), OTHER));
+    let deliveries = |taken: Vec<&InHand>| -> Vec<_> {
+        taken.iter().map(|in_hand| in_hand.held.delivery).collect()
+    };
+    assert_eq!(deliveries(inbox.take_over(THIRD, &[OTHER])), [id(1)]);
+    assert_eq!(deliveries(inbox.hand_over(LINK, OTHER)), []);
+    assert_eq!(deliveries(inbox.hand_over(THIRD, OTHER)), [id(1)]);
+    assert_eq!(inbox.take_over(THIRD, &[]).len(), 2);
 }
 
 #[test]

@@ -1,15 +1,18 @@
-//! From an address to a WebSocket that speaks `hookferry.v1`: TCP, proxy, TLS, upgrade.
+//! From an address to a link that speaks `hookferry.v1`: TCP, proxy, TLS, then a WebSocket, or single
+//! requests where something in between takes offence at one.
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{Method, Request, header, request};
 use protocol::{
+    id::PipeId,
     limits,
+    poll::{AgentPipe, Answer},
     session::{Close, CloseCode},
 };
 use tokio::{
@@ -22,10 +25,14 @@ use tokio_tungstenite::{
 };
 
 use super::{
+    Carrier, Plan,
     error::DialError,
+    exchange::{Address, Broken, Connection, Cookies},
     proxy::{self, ProxyError},
-    socket::Socket,
+    socket::{PollSocket, Socket, WebSocket},
 };
+use tracing::debug;
+
 use crate::{
     config::{LinkConfig, Proxy, ProxyConfig, ProxyKind},
     net,
@@ -83,14 +90,41 @@ impl Dialer {
         }
     }
 
-    /// Opens a connection.
+    /// Opens a link.
     ///
     /// # Errors
     ///
-    /// A [`DialError`], which knows whether and when trying again makes sense.
-    pub(super) async fn dial(&self) -> Result<Box<Socket>, DialError> {
+    /// A [`DialError`], which knows whether and when trying again makes sense. What the relay itself
+    /// answered counts more than what something in between did.
+    pub(super) async fn dial(self: Arc<Self>, plan: Plan) -> Result<Socket, DialError> {
+        let (first, other) = match plan {
+            Plan::Only(carrier) => (carrier, None),
+            Plan::First(Carrier::WebSocket) => (Carrier::WebSocket, Some(Carrier::Poll)),
+            Plan::First(Carrier::Poll) => (Carrier::Poll, Some(Carrier::WebSocket)),
+        };
+        let error = match (self.dial_over(first).await, other) {
+            (Err(error), Some(_)) if may_be_carrier(first, &error) => error,
+            (result, _) => return result,
+        };
+        let Some(other) = other else {
+            return Err(error);
+        };
+        debug!(%error, ?first, ?other, "Something in between takes offence: trying otherwise");
+        match self.dial_over(other).await {
+            Err(second) if !second.is_of_relay() => Err(error),
+            result => result,
+        }
+    }
+
+    async fn dial_over(self: &Arc<Self>, carrier: Carrier) -> Result<Socket, DialError> {
         let (stream, deadline) = self.reach().await?;
-        let opening = async { self.upgrade(self.secure(stream).await?).await };
+        let opening = async {
+            let stream = self.secure(stream).await?;
+            match carrier {
+                Carrier::WebSocket => self.upgrade(stream).await,
+                Carrier::Poll => self.open_pipe(stream).await,
+            }
+        };
         timeout_at(deadline, opening)
             .await
             .unwrap_or(Err(DialError::Slow(self.upgrade_max)))
@@ -291,8 +325,36 @@ impl Dialer {
         Ok(socket.farewell(leaving).await)
     }
 
-    /// The last hop: an upgrade to a WebSocket.
-    async fn upgrade(&self, stream: net::Stream) -> Result<Box<Socket>, DialError> {
+    /// What every request of the fall-back transport starts with.
+    pub(super) fn poll_request(&self) -> request::Builder {
+        self.request(Method::POST, &self.config.server.poll_path())
+            .header(header::AUTHORIZATION, self.authorization())
+    }
+
+    /// Has the relay open a link of the fall-back transport.
+    async fn open_pipe(self: &Arc<Self>, stream: net::Stream) -> Result<Socket, DialError> {
+        let pipe = AgentPipe::new(PipeId::from_u128(rand::random()));
+        let mut address = Address {
+            dialer: Arc::clone(self),
+            link: pipe.link(),
+            cookies: Cookies::default(),
+        };
+        let connection = Connection::new(stream).await.map_err(DialError::Exchange)?;
+        let opened = address
+            .clone()
+            .exchange(Some(connection), pipe.open(), self.upgrade_max)
+            .await;
+        address.cookies.take(opened.cookies);
+        match opened.answer? {
+            Answer::Opened => {
+                let socket = PollSocket::new(pipe, address, opened.connection);
+                Ok(Socket::Poll(Box::new(socket)))
+            }
+            _ => Err(DialError::Exchange(Broken::Stranger)),
+        }
+    }
+
+    async fn upgrade(&self, stream: net::Stream) -> Result<Socket, DialError> {
         let server = &self.config.server;
         let request = Request::builder()
             .uri(server.connect_url())
@@ -311,7 +373,18 @@ impl Dialer {
             client_async_with_config(request, stream, Some(websocket_config()))
                 .await
                 .map_err(DialError::from_handshake)?;
-        Ok(Box::new(Socket::new(stream)))
+        Ok(Socket::WebSocket(Box::new(WebSocket::new(stream))))
+    }
+}
+
+/// Whether the other carrier may do better.
+fn may_be_carrier(carrier: Carrier, error: &DialError) -> bool {
+    match error {
+        // A relay from before there was a fall-back.
+        DialError::Status { status, .. } if carrier == Carrier::Poll => {
+            error.may_be_middlebox() || matches!(status.as_u16(), 404 | 405)
+        }
+        _ => error.may_be_middlebox(),
     }
 }
 

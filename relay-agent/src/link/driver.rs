@@ -1,13 +1,15 @@
 //! The one loop that does I/O and decides nothing: it carries frames between sockets and sessions,
 //! calls between inbox and services, and outcomes back.
 //!
-//! Usually there is one link. There are two while one is in doubt and a fresh one is being opened
-//! beside it, and while a relay that goes away finishes. Work does not belong to a link: what is in
-//! hand when one ends is reported over the next.
+//! There are as many links as configured, usually one. There is one more while one is in doubt and a
+//! fresh one is being opened beside it, while a better one is tried, and while a relay that goes away
+//! finishes. Work does not belong to a link: what is in hand when one ends is reported over another.
 
 mod links;
 
 mod respond;
+
+mod spread;
 
 mod stop;
 
@@ -18,7 +20,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use protocol::{
@@ -37,7 +39,9 @@ use tokio_util::{
 
 use self::stop::Stopping;
 use super::{
-    DialError, Dialer, LinkId,
+    Carrier, DialError, Dialer, LinkId,
+    awake::Awake,
+    carrier::Choice,
     reconnect::Reconnect,
     socket::{Incoming, Socket},
 };
@@ -61,6 +65,14 @@ pub struct Driver {
     dialer: Arc<Dialer>,
     dialling: Option<Dialling>,
     reconnect: Reconnect,
+    choice: Choice,
+    /// Links there should be.
+    connections: usize,
+    /// Links to a relay that has one already which may still be exchanged for others.
+    exchanges: u32,
+    /// When to look for another relay, if several links lead to one.
+    spread_due: Option<Instant>,
+    awake: Awake,
     links: Vec<Link>,
     links_made: u64,
     inbox: Inbox,
@@ -92,20 +104,38 @@ pub(crate) struct Services {
 pub(crate) struct Parts {
     pub(crate) session_config: AgentConfig,
     pub(crate) services: Services,
+    pub(crate) connections: u32,
     pub(crate) dialer: Dialer,
+    pub(crate) choice: Choice,
     pub(crate) report: Report,
     pub(crate) view: Box<dyn View>,
     pub(crate) status: Arc<Status>,
     pub(crate) grace: Duration,
 }
 
-type Dialling = Pin<Box<dyn Future<Output = Result<Box<Socket>, DialError>> + Send>>;
+/// A link on its way.
+struct Dialling {
+    purpose: Purpose,
+    dial: Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>>,
+}
+
+/// What a link is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// There are fewer than there should be.
+    Missing,
+    /// It may serve better than one of those there are.
+    Better,
+}
 
 struct Link {
     id: LinkId,
-    socket: Box<Socket>,
+    socket: Socket,
     session: AgentSession,
+    purpose: Purpose,
     phase: Phase,
+    /// Which relay it leads to, if that has said so.
+    node: Option<String>,
     /// A heartbeat was not answered in time.
     is_suspect: bool,
     refuse: Option<Refuse>,
@@ -116,8 +146,23 @@ enum Phase {
     /// Waits for Welcome.
     Opening,
     Open,
-    /// The relay goes away: finishes what is in hand.
+    /// The relay goes away, or the link is not needed any more: finishes what is in hand.
     Leaving,
+}
+
+impl Link {
+    /// Whether it serves, or is about to.
+    fn is_fine(&self) -> bool {
+        match self.phase {
+            Phase::Opening => self.purpose == Purpose::Missing,
+            Phase::Open => !self.is_suspect,
+            Phase::Leaving => false,
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        self.socket.carrier()
+    }
 }
 
 /// Everything that can wake the loop.
@@ -125,7 +170,7 @@ enum Wake {
     Incoming(LinkId, Incoming),
     Called(Result<(Id, Outcome), JoinError>),
     Response(ResponsePart),
-    Dialled(Result<Box<Socket>, DialError>),
+    Dialled(Purpose, Result<Socket, DialError>),
     Timeout,
     Stop,
 }
@@ -137,12 +182,18 @@ impl Driver {
         for (destination, service) in parts.services.named {
             inbox.serve(&destination, service);
         }
+        let now = Instant::now();
         Self {
             session_config: parts.session_config,
             listener: parts.services.listener,
             dialer: Arc::new(parts.dialer),
             dialling: None,
-            reconnect: Reconnect::new(Instant::now()),
+            reconnect: Reconnect::new(now),
+            choice: parts.choice,
+            connections: parts.connections as usize,
+            exchanges: spread::EXCHANGES_MAX,
+            spread_due: None,
+            awake: Awake::new(now, SystemTime::now()),
             links: Vec::new(),
             links_made: 0,
             inbox,
@@ -177,7 +228,7 @@ impl Driver {
                 Wake::Incoming(link, incoming) => self.receive(link, incoming),
                 Wake::Response(part) => self.respond(part),
                 Wake::Called(call) => self.called(call),
-                Wake::Dialled(result) => self.dialled(result),
+                Wake::Dialled(purpose, result) => self.dialled(purpose, result),
                 Wake::Timeout => self.time_passed(),
                 Wake::Stop => self.begin_stop(None),
             }
@@ -219,9 +270,11 @@ impl Driver {
             .links
             .iter()
             .filter_map(|link| link.session.poll_timeout());
-        let dial = self.wants_link().then(|| self.reconnect.due());
+        let dial = self.dial_due().map(|(due, _)| due);
+        let look = (!self.links.is_empty()).then(|| self.awake.due());
         let stop = self.stopping.as_ref().map(Stopping::due);
-        let soonest = sessions.chain(dial).chain(stop).min();
+        let others = [dial, look, stop].into_iter().flatten();
+        let soonest = sessions.chain(others).min();
         soonest.map_or(self.turn_due, |due| due.min(self.turn_due))
     }
 
@@ -246,6 +299,9 @@ impl Driver {
 
     fn time_passed(&mut self) {
         let now = Instant::now();
+        if let Some(slept) = self.awake.look(now, SystemTime::now()) {
+            self.woke(now, slept);
+        }
         for link in &mut self.links {
             if link.session.poll_timeout().is_some_and(|due| due <= now) {
                 link.session.handle_timeout(now);
@@ -255,18 +311,6 @@ impl Driver {
 
     fn link(&mut self, id: LinkId) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.id == id)
-    }
-
-    /// The link to report over: that of the offer, unless it is gone or in doubt; else the newest.
-    fn link_for(&mut self, id: LinkId) -> Option<&mut Link> {
-        let own = self
-            .links
-            .iter()
-            .position(|link| link.id == id && !link.is_suspect);
-        match own {
-            Some(index) => self.links.get_mut(index),
-            None => self.links.last_mut(),
-        }
     }
 }
 
@@ -295,11 +339,12 @@ fn poll_work(
             return Poll::Ready(Wake::Incoming(link.id, gone));
         }
     }
-    if let Some(dial) = dialling
+    if let Some(Dialling { purpose, dial }) = dialling
         && let Poll::Ready(result) = dial.as_mut().poll(cx)
     {
+        let purpose = *purpose;
         *dialling = None;
-        return Poll::Ready(Wake::Dialled(result));
+        return Poll::Ready(Wake::Dialled(purpose, result));
     }
     Poll::Pending
 }

@@ -2,13 +2,13 @@
 
 use std::{io, time::Duration};
 
-use http::{Response, StatusCode, header};
+use http::{HeaderName, Response, StatusCode, header};
 use protocol::frame::{Refuse, RefuseCode};
 use protocol::session::{Close, CloseCode};
 use rustls::CertificateError;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use super::proxy::ProxyError;
+use super::{exchange::Broken, proxy::ProxyError};
 use crate::{
     config::ProxyConfig,
     explain::{Code, Exit, Failure},
@@ -16,6 +16,9 @@ use crate::{
 
 /// Longest text of the relay that is shown, in characters.
 const DETAIL_CHARS_MAX: usize = 300;
+
+/// The header field by which a relay's own problems are told from those of what stands in between.
+const CODE_FIELD: HeaderName = HeaderName::from_static("hookferry-code");
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,9 @@ pub enum DialError {
     /// The upgrade was not what it should be.
     #[error("the upgrade failed: {0}")]
     Upgrade(#[source] Box<tungstenite::Error>),
+    /// A request of the fall-back transport got no answer, or none of a relay.
+    #[error("requests do not get through: {0}")]
+    Exchange(#[source] Broken),
 }
 
 impl DialError {
@@ -79,7 +85,9 @@ impl DialError {
         let body = response.body().as_deref().unwrap_or_default();
         let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
         let text = |name| problem.as_ref()?.get(name)?.as_str();
-        let code = text("code").and_then(|code| code.parse().ok());
+        // The field of the head comes through where the body is cut.
+        let code = header(CODE_FIELD).or_else(|| text("code"));
+        let code = code.and_then(|code| code.parse().ok());
         let title = code.map(Code::title).unwrap_or_default();
         Self::Status {
             status: response.status(),
@@ -89,9 +97,20 @@ impl DialError {
         }
     }
 
-    /// Whether it is the answer of a relay, rather than of something before it.
+    /// Whether the relay itself has answered, so that no other way to it is called for. Not if it asks
+    /// for an upgrade: it was asked for one, and something in between has removed that.
     pub(crate) fn is_of_relay(&self) -> bool {
-        matches!(self, Self::Status { code: Some(_), .. })
+        matches!(self, Self::Status { code: Some(_), status, .. } if *status != StatusCode::UPGRADE_REQUIRED)
+    }
+
+    /// Whether something between here and the relay may have taken offence at a WebSocket: the
+    /// connection was there, and then came what no relay says, or nothing.
+    pub(super) fn may_be_middlebox(&self) -> bool {
+        match self {
+            Self::Status { .. } => !self.is_of_relay(),
+            Self::Upgrade(_) | Self::Exchange(_) | Self::Slow(_) => true,
+            Self::Dns { .. } | Self::Connect(_) | Self::Proxy { .. } | Self::Tls(_) => false,
+        }
     }
 
     /// When the relay asks to be tried again.
@@ -109,7 +128,7 @@ impl DialError {
             Self::Connect(_) => Code::Connect,
             Self::Proxy { via, relay, source } => return source.failure(via, relay),
             Self::Tls(error) => tls_code(error),
-            Self::Slow(_) => Code::Upgrade,
+            Self::Slow(_) | Self::Exchange(_) => Code::Upgrade,
             Self::Status { status, code, .. } => status_code(*status, *code),
             Self::Upgrade(error) => match **error {
                 // Whoever hangs up instead of answering may be something in between.

@@ -39,8 +39,14 @@ impl Reconnect {
         wait
     }
 
-    /// Dials after a while, without a failure.
+    /// Dials after a while and a little more, so that not all agents of a relay come at once; without a
+    /// failure.
     pub(super) fn after(&mut self, now: Instant, wait: Duration) {
-        self.due = now + wait;
+        self.due = now + backoff::wait(Duration::ZERO, Some(wait), rand::random());
+    }
+
+    /// Dials at once.
+    pub(super) fn now(&mut self, now: Instant) {
+        self.due = now;
     }
 }

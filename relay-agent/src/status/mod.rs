@@ -122,7 +122,7 @@ impl Status {
         let mut inner = self.lock();
         let Inner { facts, supervisor } = &mut *inner;
         match news {
-            News::Connected { url, welcome } => {
+            News::Connected { url, welcome, .. } => {
                 facts.relay = (*url).to_owned();
                 facts.sessions_opened += 1;
                 facts.trouble = None;

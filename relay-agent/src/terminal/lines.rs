@@ -106,12 +106,21 @@ impl View for Lines {
 
     fn news(&mut self, news: &News<'_>) {
         match news {
-            News::Connected { url, welcome } => {
+            News::Connected {
+                url,
+                is_fallback,
+                welcome,
+            } => {
                 self.trouble = None;
                 if self.output == Output::Quiet {
                     return;
                 }
-                self.tell(format!("connected to {url}"));
+                let how = if *is_fallback {
+                    " with single requests"
+                } else {
+                    ""
+                };
+                self.tell(format!("connected to {url}{how}"));
                 for source in welcome
                     .listening
                     .iter()

@@ -53,10 +53,22 @@ impl View for Log {
 
     fn news(&mut self, news: &News<'_>) {
         match news {
-            News::Connected { url, welcome } => {
+            News::Connected {
+                url,
+                is_fallback,
+                welcome,
+            } => {
                 self.trouble = None;
+                let transport = if *is_fallback { "poll" } else { "websocket" };
                 let destinations = welcome.destinations.len();
-                info!(url, session = %welcome.session, destinations, "Connected");
+                info!(
+                    url,
+                    transport,
+                    node = welcome.node.as_deref().map(for_people),
+                    session = %welcome.session,
+                    destinations,
+                    "Connected"
+                );
             }
             News::Heartbeat { .. } => {}
             News::Suspect => info!("The relay is silent: opening another connection"),

@@ -52,6 +52,8 @@ pub enum News<'a> {
     Connected {
         /// Where.
         url: &'a str,
+        /// Over single requests: no WebSocket gets through, or none was wanted.
+        is_fallback: bool,
         /// What the relay said.
         welcome: &'a Welcome,
     },

@@ -8,12 +8,14 @@ use std::{
 
 use protocol::id::{DeliveryId, SessionId};
 
-use crate::store::LeaseInfo;
+use crate::store::{LeaseInfo, LeaseToken};
 
 /// The leases of one agent instance.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
     held: HashMap<DeliveryId, Holding>,
+    /// Sessions of the instance that are live.
+    sessions: usize,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,16 @@ impl Holding {
 }
 
 impl Holdings {
+    /// A session was welcomed.
+    pub(super) fn join(&mut self) {
+        self.sessions += 1;
+    }
+
+    /// A session has ended.
+    pub(super) fn leave(&mut self) {
+        self.sessions -= 1;
+    }
+
     /// A session was handed a lease, or took it over after a reconnect.
     pub(super) fn hold(&mut self, lease: LeaseInfo, owner: SessionId, until: Instant) {
         self.held.insert(
@@ -58,6 +70,13 @@ impl Holdings {
             .get(delivery)
             .is_some_and(|lease| lease.attempt <= attempt)
         {
+            self.held.remove(&delivery);
+        }
+    }
+
+    /// The agent hands this very lease back.
+    pub(super) fn drop_lease(&mut self, delivery: DeliveryId, token: LeaseToken) {
+        if self.get(delivery).is_some_and(|lease| lease.token == token) {
             self.held.remove(&delivery);
         }
     }
@@ -91,8 +110,12 @@ impl Holdings {
             .collect()
     }
 
-    /// The agent is back and did not name these: they died with it.
+    /// The agent is back and did not name these: they died with it. Not if it has other sessions: then it
+    /// names only what those do not look after, and may not know yet that one of them is gone.
     pub(super) fn take_orphans_but(&mut self, named: &[DeliveryId]) -> Vec<LeaseInfo> {
+        if self.sessions > 1 {
+            return Vec::new();
+        }
         self.extract(|holding| holding.is_orphan && !named.contains(&holding.lease.delivery))
     }
 
@@ -132,11 +155,7 @@ mod tests {
     use protocol::id::{DestinationId, EventId, TenantId};
 
     use super::*;
-    use crate::{
-        clock::Timestamp,
-        lifecycle::Spent,
-        store::{DestinationKey, LeaseToken},
-    };
+    use crate::{clock::Timestamp, lifecycle::Spent, store::DestinationKey};
 
     fn lease(number: u128) -> LeaseInfo {
         LeaseInfo {
@@ -198,6 +217,39 @@ mod tests {
         holdings.orphan(replaced, later(now()));
         assert_eq!(holdings.take_unbegun(&[replaced], &[]), [lease(1)]);
         assert_eq!(holdings.take_all_of(other), [lease(4)]);
+    }
+
+    #[test]
+    fn an_agent_with_other_sessions_names_only_a_part() {
+        let (first, second) = (SessionId::from_u128(1), SessionId::from_u128(2));
+        let mut holdings = Holdings::default();
+        holdings.join();
+        holdings.hold(lease(1), first, later(now()));
+        holdings.orphan(first, later(now()));
+
+        // Its second session is not known to be gone; the third does not name what it has there.
+        holdings.join();
+        assert_eq!(holdings.take_orphans_but(&[]), []);
+        // It tells over the third, and the second leaves with Bye.
+        holdings.renew(lease(1).delivery, second, later(now()));
+        assert_eq!(holdings.take_all_of(first), []);
+        holdings.leave();
+        holdings.orphan(second, later(now()));
+        assert_eq!(holdings.take_orphans_but(&[]), [lease(1)]);
+    }
+
+    #[test]
+    fn a_lease_that_is_handed_back_late_takes_no_newer_one_with_it() {
+        let mut holdings = Holdings::default();
+        holdings.hold(lease(1), SessionId::from_u128(1), later(now()));
+        let older = LeaseToken {
+            incarnation: 1,
+            counter: 0,
+        };
+        holdings.drop_lease(lease(1).delivery, older);
+        assert_eq!(holdings.get(lease(1).delivery), Some(lease(1)));
+        holdings.drop_lease(lease(1).delivery, lease(1).token);
+        assert!(holdings.is_empty());
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Serving {
             replaced: replaced.clone(),
         });
         let holdings = context.registry.holdings((tenant, agent));
+        lock(&holdings).join();
         let (reported, receiver) = mpsc::channel(QUEUE_MAX);
         let settling = Settling {
             tenant,
@@ -325,7 +326,7 @@ impl Serving {
         {
             let mut holdings = lock(&self.holdings);
             for held in &held {
-                holdings.drop_attempt(held.delivery, held.attempt);
+                holdings.drop_lease(held.delivery, held.token);
             }
         }
         self.context.return_leases(held).await;
@@ -338,6 +339,7 @@ impl Serving {
 
     /// Leaves nothing behind but, without Bye, what the agent may come back for.
     pub(super) async fn end(self, said_bye: bool) {
+        lock(&self.holdings).leave();
         if said_bye {
             let held: Vec<_> = lock(&self.holdings)
                 .take_all_of(self.id)

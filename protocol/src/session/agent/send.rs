@@ -39,6 +39,7 @@ impl AgentSession {
         self.phase = Phase::Greeting {
             until,
             released: Vec::new(),
+            adopted: Vec::new(),
         };
         Hello {
             versions: vec![VERSION],
@@ -63,12 +64,21 @@ impl AgentSession {
         self.held.iter().map(held).chain(reported)
     }
 
+    /// Asks at once whether the relay is alive, as after a sleep of the machine.
+    pub fn probe(&mut self, now: Instant) {
+        self.advance(now);
+        if let Phase::Open(heartbeat) = &mut self.phase {
+            heartbeat.probe(self.now);
+            self.beat();
+        }
+    }
+
     pub(super) fn beat(&mut self) {
         while let Phase::Open(heartbeat) = &mut self.phase {
             match heartbeat.due(self.now) {
                 Some(Beat::Ping(ping)) => {
                     self.send(ToRelay::Ping(ping));
-                    self.renew();
+                    self.renew_all();
                 }
                 Some(Beat::Suspect) => self.outputs.push_back(AgentOutput::Suspect),
                 Some(Beat::Silent) => {
@@ -79,8 +89,12 @@ impl AgentSession {
         }
     }
 
-    pub(super) fn renew(&mut self) {
+    pub(super) fn renew_all(&mut self) {
         let held: Vec<Held> = self.held.iter().map(held).collect();
+        self.renew(&held);
+    }
+
+    pub(super) fn renew(&mut self, held: &[Held]) {
         for leases in held.chunks(LEASES_PER_FRAME_MAX) {
             self.send(ToRelay::Renew(Renew {
                 leases: leases.to_vec(),

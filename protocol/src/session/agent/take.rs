@@ -21,9 +21,14 @@ impl AgentSession {
                 Ok(())
             }
             (Phase::New { .. }, _) => Err(Violation("a frame came before Hello was sent")),
-            (Phase::Greeting { released, .. }, ToAgent::Welcome(welcome)) => {
-                let released = std::mem::take(released);
-                self.take_welcome(welcome, released)
+            (
+                Phase::Greeting {
+                    released, adopted, ..
+                },
+                ToAgent::Welcome(welcome),
+            ) => {
+                let (released, adopted) = (std::mem::take(released), std::mem::take(adopted));
+                self.take_welcome(welcome, released, &adopted)
             }
             (Phase::Greeting { .. }, _) => Err(Violation("a frame came before Welcome")),
             (Phase::Open(heartbeat), ToAgent::Ping(ping)) => {
@@ -57,7 +62,12 @@ impl AgentSession {
         Ok(())
     }
 
-    fn take_welcome(&mut self, welcome: Welcome, released: Vec<Held>) -> Result<(), Violation> {
+    fn take_welcome(
+        &mut self,
+        welcome: Welcome,
+        released: Vec<Held>,
+        adopted: &[Held],
+    ) -> Result<(), Violation> {
         if welcome.version != VERSION {
             return Err(Violation("Welcome names a version that Hello did not"));
         }
@@ -81,7 +91,9 @@ impl AgentSession {
             .push_back(AgentOutput::Welcome(Box::new(welcome)));
         // Hello named the first ones only; what it named and was handed back since is released.
         if self.held.len() > LEASES_PER_FRAME_MAX {
-            self.renew();
+            self.renew_all();
+        } else {
+            self.renew(adopted);
         }
         if !released.is_empty() {
             self.send_release(released);

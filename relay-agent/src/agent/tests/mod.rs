@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     args::{Color, LogFormat},
-    config::{Lane, LinkConfig, LogConfig, Token},
+    config::{Lane, LinkConfig, LogConfig, Token, Transport},
     inbox::sample,
     terminal::Log,
 };
@@ -63,10 +63,12 @@ fn config(relay: &Relay, serve: Serve) -> Config {
             name: "test".to_owned(),
             proxy: None,
             client_certificate: None,
+            transport: Transport::WebSocket,
         },
         ca_file: None,
         serve,
         allow_targets: Default::default(),
+        connections: 1,
         data: DataConfig::Memory,
         status: None,
         ready_within: Duration::ZERO,

@@ -16,6 +16,7 @@ fn through(url: String, relay: &str) -> LinkConfig {
             origin: ProxyOrigin::Variable("HTTPS_PROXY"),
         }),
         client_certificate: None,
+        transport: Transport::WebSocket,
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
-    config::{CertificateFiles, ProxyConfig, ProxyOrigin, Token},
+    config::{CertificateFiles, ProxyConfig, ProxyOrigin, Token, Transport},
     explain::{Code, Failure},
     link::proxy::sample::{PASSWORD, SampleProxy, USER_INFO},
 };
@@ -25,13 +25,16 @@ fn config(server: &str, proxy: Option<(&str, ProxyOrigin)>) -> LinkConfig {
             origin,
         }),
         client_certificate: None,
+        transport: Transport::Auto,
     }
 }
 
 /// Fails to dial, and shows nothing secret.
 async fn fails(mut dialer: Dialer, upgrade_max: Duration) -> Failure {
     dialer.upgrade_max = upgrade_max;
-    let error = dialer.dial().await.err().unwrap();
+    let dialer = Arc::new(dialer);
+    let plan = Plan::Only(Carrier::WebSocket);
+    let error = dialer.clone().dial(plan).await.err().unwrap();
     let failure = error.failure().during(dialer.way());
     for shown in [
         failure.to_string(),

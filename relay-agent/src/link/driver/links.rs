@@ -1,41 +1,69 @@
 //! Opening links, and losing them.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use protocol::{
     frame::{Refuse, Welcome},
+    limits::SILENCE_MAX,
     session::{AgentSession, Close, CloseCode},
 };
+use tracing::debug;
 
-use super::{Driver, Link, Phase};
+use super::{Dialling, Driver, Link, Phase, Purpose, spread};
 use crate::{
     explain::Failure,
-    link::{DialError, LinkId, error, socket::Socket},
+    link::{Carrier, DialError, LinkId, error, socket::Socket},
     terminal::News,
 };
 
+/// What is known of a link that was taken out.
+struct Removed {
+    phase: Phase,
+    purpose: Purpose,
+    carrier: Carrier,
+    refuse: Option<Refuse>,
+}
+
 impl Driver {
-    /// Whether a link is missing: none that is healthy, and none on its way.
+    /// Whether a link is missing: fewer are healthy, or on their way, than there should be.
     pub(super) fn wants_link(&self) -> bool {
-        let is_fine = |link: &Link| match link.phase {
-            Phase::Opening => true,
-            Phase::Open => !link.is_suspect,
-            Phase::Leaving => false,
-        };
-        self.stopping.is_none() && self.dialling.is_none() && !self.links.iter().any(is_fine)
+        let is_on_its_way = |dialling: &Dialling| dialling.purpose == Purpose::Missing;
+        let fine = self.links.iter().filter(|link| link.is_fine()).count();
+        self.stopping.is_none()
+            && !self.dialling.as_ref().is_some_and(is_on_its_way)
+            && fine < self.connections
+    }
+
+    /// When to dial, and what for.
+    pub(super) fn dial_due(&self) -> Option<(Instant, Purpose)> {
+        if self.wants_link() {
+            return Some((self.reconnect.due(), Purpose::Missing));
+        }
+        let better = self.better_due()?;
+        Some((better, Purpose::Better))
     }
 
     pub(super) fn dial_if_due(&mut self) {
-        if self.wants_link() && self.reconnect.due() <= Instant::now() {
-            let dialer = self.dialer.clone();
-            self.dialling = Some(Box::pin(async move { dialer.dial().await }));
-        }
+        let now = Instant::now();
+        let Some((_, purpose)) = self.dial_due().filter(|(due, _)| *due <= now) else {
+            return;
+        };
+        let plan = match purpose {
+            Purpose::Missing => self.choice.plan(),
+            Purpose::Better => self.plan_better(now),
+        };
+        // A better one on its way gives place to one that is missing.
+        self.dialling = Some(Dialling {
+            purpose,
+            dial: Box::pin(self.dialer.clone().dial(plan)),
+        });
     }
 
-    pub(super) fn dialled(&mut self, result: Result<Box<Socket>, DialError>) {
-        match result {
-            Ok(socket) => self.open(socket),
-            Err(error) => {
+    pub(super) fn dialled(&mut self, purpose: Purpose, result: Result<Socket, DialError>) {
+        match (result, purpose) {
+            (Ok(socket), _) => self.open(socket, purpose),
+            (Err(error), Purpose::Better) => debug!(%error, "No better link"),
+            (Err(error), Purpose::Missing) => {
                 let failure = error
                     .failure()
                     .during(format!("connecting to {}", self.dialer.way()));
@@ -45,42 +73,47 @@ impl Driver {
     }
 
     /// Starts a session that takes over what was in hand on links that are gone or in doubt.
-    fn open(&mut self, socket: Box<Socket>) {
+    fn open(&mut self, socket: Socket, purpose: Purpose) {
         let now = Instant::now();
-        let leaving: Vec<_> = self
-            .links
-            .iter()
-            .filter(|link| !link.is_suspect)
-            .map(|link| link.id)
-            .collect();
-        let orphans = || {
-            self.inbox
-                .complete()
-                .filter(|in_hand| !leaving.contains(&in_hand.link))
-        };
-        let holding = orphans().map(|in_hand| in_hand.held.clone()).collect();
-        let unconfirmed = self.report.unconfirmed();
-        let mut session = AgentSession::new(self.session_config.clone(), holding, unconfirmed, now);
-        for in_hand in orphans() {
-            session.charge(&in_hand.held, &in_hand.destination, in_hand.body_bytes);
-        }
         self.links_made += 1;
         let id = LinkId(self.links_made);
+        let others = self.links.iter().filter(|link| !link.is_suspect);
+        let others: Vec<_> = others.map(|link| link.id).collect();
+        let orphans = self.inbox.take_over(id, &others);
+        let holding = orphans.iter().map(|in_hand| in_hand.held.clone()).collect();
+        // Another session that serves reports what it has to report itself.
+        let is_served = self.links.iter().any(spread::is_open);
+        let unconfirmed = match is_served {
+            true => Vec::new(),
+            false => self.report.unconfirmed(),
+        };
+        let mut session = AgentSession::new(self.session_config.clone(), holding, unconfirmed, now);
+        for in_hand in orphans {
+            session.charge(&in_hand.held, &in_hand.destination, in_hand.body_bytes);
+        }
         self.links.push(Link {
             id,
             socket,
             session,
+            purpose,
             phase: Phase::Opening,
+            node: None,
             is_suspect: false,
             refuse: None,
         });
         self.respond_over(id);
+        self.share();
+        // Nobody looked while there was no link.
+        self.awake.look(now, SystemTime::now());
     }
 
     pub(super) fn welcomed(&mut self, id: LinkId, welcome: &Welcome) {
-        if let Some(link) = self.link(id) {
-            link.phase = Phase::Open;
-        }
+        let now = Instant::now();
+        let Some(link) = self.link(id) else { return };
+        link.phase = Phase::Open;
+        link.node.clone_from(&welcome.node);
+        let carrier = link.carrier();
+        self.choice.welcomed(carrier, now);
         self.reconnect.welcomed();
         if let (Some(listening), Some(service)) = (&welcome.listening, &self.listener) {
             self.inbox.serve(&listening.destination, service.clone());
@@ -89,9 +122,6 @@ impl Driver {
             let timeout = Duration::from_millis(served.timeout_ms);
             self.inbox.limit_timeout(&served.name, timeout);
         }
-        let url = self.dialer.url();
-        self.news(&News::Connected { url: &url, welcome });
-
         // What was in doubt is not needed any more. No Bye: what it holds is ours still.
         let doubtful: Vec<_> = self
             .links
@@ -103,36 +133,55 @@ impl Driver {
             let close = Close::new(CloseCode::Replaced, "a newer session is open");
             self.remove(id, close);
         }
+        self.settle_in(id, now);
+        if self.link(id).is_some_and(|link| link.phase == Phase::Open) {
+            let url = self.dialer.url();
+            self.news(&News::Connected {
+                url: &url,
+                is_fallback: carrier == Carrier::Poll,
+                welcome,
+            });
+        }
     }
 
-    /// Takes a link out; what it had to report goes on over another one.
-    fn remove(&mut self, id: LinkId, close: Close) -> Option<(Phase, Option<Refuse>)> {
+    /// Takes a link out; what it had in hand and to report goes on over another one.
+    fn remove(&mut self, id: LinkId, close: Close) -> Option<Removed> {
         let index = self.links.iter().position(|link| link.id == id)?;
         let link = self.links.remove(index);
         self.inbox.link_lost(id);
-        if let Some(heir) = self.links.last_mut() {
-            let now = Instant::now();
-            for receipt in link.session.unconfirmed() {
-                heir.session.finish(receipt, now);
-            }
-        }
+        self.hand_over(&link);
         self.start_ready();
+        self.share();
+        let removed = Removed {
+            phase: link.phase,
+            purpose: link.purpose,
+            carrier: link.carrier(),
+            refuse: link.refuse,
+        };
         self.farewells.spawn(link.socket.farewell(close));
-        Some((link.phase, link.refuse))
+        Some(removed)
     }
 
     /// A session has ended.
     pub(super) fn ended(&mut self, id: LinkId, close: Close) {
         let asked = close.retry_after;
         let reason = close.clone();
-        let Some((phase, refuse)) = self.remove(id, close) else {
+        let Some(removed) = self.remove(id, close) else {
             return;
         };
         if self.stopping.is_some() {
             return;
         }
-        let failure = error::ended(&reason, refuse.as_ref());
-        let is_missed = phase != Phase::Leaving && self.wants_link();
+        let failure = error::ended(&reason, removed.refuse.as_ref());
+        let is_opening = removed.phase == Phase::Opening;
+        if is_opening && removed.refuse.is_none() && reason.code == CloseCode::Silent {
+            self.choice.unwelcomed(removed.carrier);
+        }
+        if is_opening && removed.purpose == Purpose::Better && !error::is_final(&failure) {
+            debug!(error = failure.what, "The better link came to nothing");
+            return;
+        }
+        let is_missed = removed.phase != Phase::Leaving && self.wants_link();
         if is_missed || error::is_final(&failure) {
             self.lost(
                 failure.during(format!("connected to {}", self.dialer.url())),
@@ -147,7 +196,12 @@ impl Driver {
             self.begin_stop(Some(failure));
             return;
         }
+        self.exchanges = spread::EXCHANGES_MAX;
         let wait = self.reconnect.failed(Instant::now(), asked);
+        if self.links.iter().any(|link| link.phase == Phase::Open) {
+            debug!(code = %failure.code, error = failure.what, ?wait, "A link less");
+            return;
+        }
         self.news(&News::Lost {
             failure: &failure,
             wait,
@@ -161,18 +215,17 @@ impl Driver {
             // What it has offered is finished; what comes all the same is handed back.
             link.session.begin_drain();
         }
+        self.share();
         self.reconnect.after(Instant::now(), reconnect_after);
         self.news(&News::RelayDrains { reason });
     }
 
-    /// Leaves relays that are going away once nothing of theirs is in hand.
+    /// Leaves where nothing is in hand any more.
     pub(super) fn leave_finished(&mut self) {
         for link in &mut self.links {
-            let is_done = link.phase == Phase::Leaving
-                && !self.inbox.holds_for(link.id)
-                && link.session.unconfirmed().is_empty();
-            if is_done {
-                link.session.bye("the relay is going away");
+            if link.phase == Phase::Leaving && link.session.is_idle() {
+                link.session
+                    .bye("nothing is in hand, and another session serves");
             }
         }
     }
@@ -191,6 +244,25 @@ impl Driver {
         if std::mem::take(&mut link.is_suspect) {
             self.dialling = None;
             self.reconnect.welcomed();
+        }
+    }
+
+    /// The machine has slept: nothing is known of any link.
+    pub(super) fn woke(&mut self, now: Instant, slept: Duration) {
+        if self.links.is_empty() || self.stopping.is_some() {
+            return;
+        }
+        debug!(
+            ?slept,
+            "Nothing ran for a while: asking whether the relay is there"
+        );
+        for link in &mut self.links {
+            link.session.probe(now);
+            // So long that the relay has given it up.
+            link.is_suspect |= link.phase == Phase::Open && slept >= SILENCE_MAX;
+        }
+        if self.wants_link() {
+            self.reconnect.now(now);
         }
     }
 }

@@ -44,9 +44,7 @@ impl Driver {
             link.session.begin_drain();
         }
         for in_hand in self.inbox.take_waiting() {
-            if let Some(link) = self.link_for(in_hand.link) {
-                link.session.release(in_hand.held);
-            }
+            self.release(&in_hand.held);
         }
         self.news(&News::Stopping {
             in_hand: self.inbox.len(),
@@ -84,12 +82,9 @@ impl Driver {
         if abandoned.is_empty() {
             return;
         }
-        let (links, held): (Vec<_>, Vec<_>) = abandoned
-            .into_iter()
-            .map(|in_hand| (in_hand.link, in_hand.held))
-            .unzip();
-        let receipts = self.report.give_up(held, &CallError::Abandoned);
-        self.send(links.into_iter().zip(receipts));
+        let held = abandoned.into_iter().map(|in_hand| in_hand.held);
+        let receipts = self.report.give_up(held.collect(), &CallError::Abandoned);
+        self.send(receipts);
     }
 
     fn say_bye(&mut self) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use protocol::{
-    frame::{Held, Offer, Receipt, ToAgent},
+    frame::{Held, Offer, ToAgent},
     session::AgentOutput,
 };
 use tokio::task::{Id, JoinError};
@@ -75,8 +75,8 @@ impl Driver {
                 self.leave_finished();
             }
             AgentOutput::Cancel(cancel) => {
-                if let Some((link, held)) = self.inbox.cancel(&cancel) {
-                    self.release(link, held);
+                if let Some(held) = self.inbox.cancel(&cancel) {
+                    self.release(&held);
                 }
                 self.start_ready();
             }
@@ -109,7 +109,7 @@ impl Driver {
         if let Some(receipt) = self.report.answer(&offer) {
             debug!(delivery = %offer.delivery, "Answered again from the journal");
             self.status.answered_again();
-            self.send([(id, receipt)]);
+            self.send([receipt]);
             return;
         }
         if self.inbox.serves(&offer.destination) {
@@ -118,7 +118,8 @@ impl Driver {
         match self.inbox.admit(offer, id) {
             Admission::Start(attempt) => self.start(attempt),
             Admission::Waits => {}
-            Admission::Adopted { older, link } => self.release_older(id, link, older),
+            // The work goes on under the newer lease; whoever offered the older keeps no room for it.
+            Admission::Adopted { older } => self.release(&older),
             Admission::Unserved(offer) => {
                 let held = Held {
                     delivery: offer.delivery,
@@ -126,22 +127,8 @@ impl Driver {
                     attempt: offer.attempt,
                 };
                 let receipts = self.report.give_up(vec![held], &CallError::NoTarget);
-                self.send(receipts.into_iter().map(|receipt| (id, receipt)));
+                self.send(receipts);
             }
-        }
-    }
-
-    /// The older lease of work that goes on under a newer one. Only the session that offered both
-    /// must be told: it would keep room for two.
-    fn release_older(&mut self, id: LinkId, link: LinkId, older: Held) {
-        if id == link {
-            self.release(link, older);
-        }
-    }
-
-    fn release(&mut self, id: LinkId, held: Held) {
-        if let Some(link) = self.link_for(id) {
-            link.session.release(held);
         }
     }
 
@@ -163,14 +150,12 @@ impl Driver {
     pub(super) fn called(&mut self, first: Result<(Id, Outcome), JoinError>) {
         // A receipt comes after its response.
         self.respond_all();
-        let mut links = Vec::new();
         let mut calls = Vec::new();
         let mut next = Some(first);
         while let Some(call) = next {
-            if let Some((link, held, outcome)) = self.take_call(call) {
+            if let Some((held, outcome)) = self.take_call(call) {
                 self.status.forwarded(&outcome);
                 self.view.delivered(&outcome);
-                links.push(link);
                 calls.push((held, outcome));
             }
             if calls.len() >= CALLS_AT_ONCE_MAX {
@@ -180,14 +165,11 @@ impl Driver {
             self.respond_all();
         }
         let receipts = self.report.record(calls);
-        self.send(links.into_iter().zip(receipts));
+        self.send(receipts);
         self.leave_finished();
     }
 
-    fn take_call(
-        &mut self,
-        call: Result<(Id, Outcome), JoinError>,
-    ) -> Option<(LinkId, Held, Outcome)> {
+    fn take_call(&mut self, call: Result<(Id, Outcome), JoinError>) -> Option<(Held, Outcome)> {
         let (id, outcome) = match call {
             Ok(ended) => ended,
             Err(error) => {
@@ -199,22 +181,12 @@ impl Driver {
                 let receipts = self
                     .report
                     .give_up(vec![in_hand.held], &CallError::Internal);
-                self.send(receipts.into_iter().map(|receipt| (in_hand.link, receipt)));
+                self.send(receipts);
                 return None;
             }
         };
         let (in_hand, next) = self.inbox.finished(outcome.offer.delivery, id)?;
         next.into_iter().for_each(|attempt| self.start(attempt));
-        Some((in_hand.link, in_hand.held, outcome))
-    }
-
-    /// Reports over the links that fit. Without one, the journal has them for the next session.
-    pub(super) fn send(&mut self, receipts: impl IntoIterator<Item = (LinkId, Receipt)>) {
-        let now = Instant::now();
-        for (id, receipt) in receipts {
-            if let Some(link) = self.link_for(id) {
-                link.session.finish(receipt, now);
-            }
-        }
+        Some((in_hand.held, outcome))
     }
 }
