@@ -46,6 +46,8 @@ pub(crate) struct Choice {
     /// When a WebSocket is tried beside what works.
     upward_due: Option<Instant>,
     upward_tries: u32,
+    /// The shortest and the longest pause before.
+    upward_pauses: (Duration, Duration),
     memory: Memory,
 }
 
@@ -57,6 +59,7 @@ impl Choice {
             preferred: Carrier::WebSocket,
             upward_due: None,
             upward_tries: 0,
+            upward_pauses: (UPWARD_MIN, UPWARD_MAX),
             memory,
         };
         if configured == Transport::Auto && choice.memory.has_fallen_back(SystemTime::now()) {
@@ -119,14 +122,20 @@ impl Choice {
     }
 
     fn plan_upward(&mut self, now: Instant) {
-        let pause = upward_pause(self.upward_tries, rand::random());
+        let pause = upward_pause(self.upward_pauses, self.upward_tries, rand::random());
         self.upward_due = Some(now + pause);
+    }
+
+    /// Tries a WebSocket again after so long, each time.
+    #[cfg(test)]
+    pub(crate) fn hasten(&mut self, pause: Duration) {
+        self.upward_pauses = (pause, pause);
     }
 }
 
 /// The pause before the next try; `dice` is random in `0.0..1.0`.
-fn upward_pause(tries: u32, dice: f64) -> Duration {
-    let pause = UPWARD_MIN.saturating_mul(1 << tries.min(8)).min(UPWARD_MAX);
+fn upward_pause((shortest, longest): (Duration, Duration), tries: u32, dice: f64) -> Duration {
+    let pause = shortest.saturating_mul(1 << tries.min(8)).min(longest);
     pause.mul_f64(0.8 + 0.4 * dice.clamp(0.0, 1.0))
 }
 
@@ -297,7 +306,7 @@ mod tests {
             (u32::MAX, 1.0, 720_000),
         ] {
             assert_eq!(
-                upward_pause(tries, dice).as_millis(),
+                upward_pause((UPWARD_MIN, UPWARD_MAX), tries, dice).as_millis(),
                 expected_ms,
                 "{tries} {dice}"
             );

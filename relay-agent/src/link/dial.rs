@@ -249,7 +249,7 @@ impl Dialer {
 
     fn at_proxy(&self, via: &ProxyConfig, source: ProxyError) -> DialError {
         DialError::Proxy {
-            via: via.clone(),
+            via: Box::new(via.clone()),
             relay: self.config.server.host.clone(),
             source,
         }

@@ -38,7 +38,7 @@ pub enum DialError {
     #[error("the proxy {}: {source}", .via.proxy)]
     Proxy {
         /// The proxy.
-        via: ProxyConfig,
+        via: Box<ProxyConfig>,
         /// The host of the relay.
         relay: String,
         /// What it did instead.

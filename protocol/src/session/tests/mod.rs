@@ -4,6 +4,8 @@ mod pair;
 
 mod random;
 
+mod share;
+
 mod respond;
 
 use std::time::Duration;

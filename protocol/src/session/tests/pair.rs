@@ -147,6 +147,12 @@ impl Pair {
         self.is_cut = false;
     }
 
+    /// Welcomes the agent that has said Hello.
+    pub(super) fn let_in(&mut self) {
+        let hello = self.seen.hello.as_ref().unwrap();
+        self.relay.welcome(welcome(hello), self.now);
+    }
+
     /// Lets time pass, with everything that becomes due.
     pub(super) fn run_for(&mut self, duration: Duration) {
         let until = self.now + duration;

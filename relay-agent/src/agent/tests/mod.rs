@@ -1,8 +1,12 @@
 //! Stories of an agent between a scripted relay and a scripted service, over real sockets.
 
+mod carriers;
+
 mod proxies;
 
 mod scripted;
+
+mod spread;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,7 +35,10 @@ struct Running {
 
 impl Running {
     async fn start(config: Config) -> Self {
-        let agent = Agent::bind(config, Box::new(Log::default())).await.unwrap();
+        Self::of(Agent::bind(config, Box::new(Log::default())).await.unwrap())
+    }
+
+    fn of(agent: Agent) -> Self {
         let stop = CancellationToken::new();
         let status = agent.status_address();
         Self {
@@ -56,9 +63,13 @@ fn lane(service: &Service, concurrency: u32) -> Lane {
 }
 
 fn config(relay: &Relay, serve: Serve) -> Config {
+    config_at(&relay.url(), serve)
+}
+
+fn config_at(url: &str, serve: Serve) -> Config {
     Config {
         link: LinkConfig {
-            server: relay.url().parse().unwrap(),
+            server: url.parse().unwrap(),
             token: Token::parse(TOKEN).unwrap(),
             name: "test".to_owned(),
             proxy: None,
@@ -82,10 +93,12 @@ fn config(relay: &Relay, serve: Serve) -> Config {
 }
 
 fn ci(relay: &Relay, service: &Service) -> Config {
-    config(
-        relay,
-        Serve::Destinations(vec![("ci".to_owned(), lane(service, 1))]),
-    )
+    ci_at(&relay.url(), service)
+}
+
+fn ci_at(url: &str, service: &Service) -> Config {
+    let lanes = vec![("ci".to_owned(), lane(service, 1))];
+    config_at(url, Serve::Destinations(lanes))
 }
 
 fn with_body(mut offer: Offer, body: Bytes) -> Offer {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use protocol::{
     frame::{
@@ -38,6 +38,10 @@ pub(super) const TOKEN: &str = "hf_agent_test";
 
 /// Often enough that a test of silence is short.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+mod middlebox;
+
+pub(super) use middlebox::{Middlebox, Upgrades};
 
 /// A relay that has one connection at a time.
 pub(super) struct Relay {
@@ -80,14 +84,7 @@ impl Relay {
             Ok(response)
         };
         let stream = accept_hdr_async(stream, check).await.unwrap();
-        let config = RelayConfig {
-            heartbeat: HEARTBEAT,
-            silence_max: limits::SILENCE_MAX,
-        };
-        Connection {
-            stream,
-            session: RelaySession::new(config, Instant::now()),
-        }
+        Connection::new(Wire::WebSocket(Box::new(stream)))
     }
 
     /// Answers the next connection's upgrade with an error.
@@ -100,22 +97,67 @@ impl Relay {
     }
 }
 
+/// What carries the frames of one session.
+enum Wire {
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    Upgraded(Box<WebSocketStream<TokioIo<Upgraded>>>),
+    Poll(Arc<middlebox::Pipe>),
+}
+
+impl Wire {
+    /// The agent may be gone already; reading tells.
+    async fn send(&mut self, frame: Bytes) {
+        match self {
+            Self::WebSocket(stream) => drop(stream.send(Message::Binary(frame)).await),
+            Self::Upgraded(stream) => drop(stream.send(Message::Binary(frame)).await),
+            Self::Poll(pipe) => pipe.push(frame),
+        }
+    }
+
+    /// The next frame; nothing once the agent is gone.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let message = match self {
+                Self::WebSocket(stream) => stream.next().await?.ok()?,
+                Self::Upgraded(stream) => stream.next().await?.ok()?,
+                Self::Poll(pipe) => return pipe.next().await,
+            };
+            if let Message::Binary(bytes) = message {
+                return Some(bytes);
+            }
+        }
+    }
+}
+
 /// The relay's end of one session.
 pub(super) struct Connection {
-    stream: WebSocketStream<TcpStream>,
+    wire: Wire,
     pub(super) session: RelaySession,
 }
 
 impl Connection {
+    fn new(wire: Wire) -> Self {
+        let config = RelayConfig {
+            heartbeat: HEARTBEAT,
+            silence_max: limits::SILENCE_MAX,
+        };
+        Self {
+            wire,
+            session: RelaySession::new(config, Instant::now()),
+        }
+    }
+
+    /// Whether it is carried by single requests.
+    pub(super) fn is_polled(&self) -> bool {
+        matches!(self.wire, Wire::Poll(_))
+    }
+
     /// Sends what is to be sent and reads until there is an output the test looks for.
     pub(super) async fn wait<T>(&mut self, mut wanted: impl FnMut(RelayOutput) -> Option<T>) -> T {
         loop {
             while let Some(output) = self.session.poll_output() {
                 match output {
-                    RelayOutput::Send(frame) => {
-                        // The agent may be gone already; the read below tells.
-                        let _ = self.stream.send(Message::Binary(frame.encode())).await;
-                    }
+                    RelayOutput::Send(frame) => self.wire.send(frame.encode()).await,
                     output => {
                         if let Some(found) = wanted(output) {
                             self.flush().await;
@@ -124,13 +166,12 @@ impl Connection {
                     }
                 }
             }
-            match self.stream.next().await {
-                Some(Ok(Message::Binary(bytes))) => {
+            match self.wire.next().await {
+                Some(bytes) => {
                     let frame = ToRelay::decode(bytes).unwrap();
                     self.session.handle_frame(frame, Instant::now()).unwrap();
                 }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => self.session.handle_disconnect(),
+                None => self.session.handle_disconnect(),
             }
         }
     }
@@ -140,9 +181,7 @@ impl Connection {
         let mut kept = Vec::new();
         while let Some(output) = self.session.poll_output() {
             match output {
-                RelayOutput::Send(frame) => {
-                    let _ = self.stream.send(Message::Binary(frame.encode())).await;
-                }
+                RelayOutput::Send(frame) => self.wire.send(frame.encode()).await,
                 output => kept.push(output),
             }
         }
@@ -163,7 +202,18 @@ impl Connection {
 
     /// Lets the agent in for whatever it asked.
     pub(super) async fn welcome(&mut self) -> Box<Hello> {
+        self.welcome_as(None).await
+    }
+
+    /// The same as a certain one of several relays.
+    pub(super) async fn welcome_as(&mut self, node: Option<&str>) -> Box<Hello> {
         let hello = self.hello().await;
+        self.let_in(&hello, node).await;
+        hello
+    }
+
+    /// Answers a Hello.
+    pub(super) async fn let_in(&mut self, hello: &Hello, node: Option<&str>) {
         let names = hello
             .destinations
             .iter()
@@ -195,12 +245,11 @@ impl Connection {
                     timeout_ms: 10_000,
                 })
                 .collect(),
-            node: None,
+            node: node.map(str::to_owned),
             listening,
         };
         self.session.welcome(welcome, Instant::now());
         self.flush().await;
-        hello
     }
 
     pub(super) async fn offer(&mut self, offer: Offer) {
