@@ -281,6 +281,7 @@ fn settlement(lease: &Lease) -> Settlement {
             },
         },
         verdict: Verdict::Deliver,
+        park: false,
     }
 }
 

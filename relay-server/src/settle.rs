@@ -168,6 +168,7 @@ impl Settler {
             token,
             attempt,
             verdict,
+            park: false,
         })
     }
 
@@ -190,6 +191,7 @@ impl Settler {
             token: lease.token,
             attempt,
             verdict,
+            park: false,
         }
     }
 

@@ -91,15 +91,31 @@ pub enum EndReason {
     Expired,
     /// The stored bytes are damaged.
     Quarantined,
+    /// By hand, so that what waits behind it goes on.
+    Skipped,
+    /// Given up by hand; it can be replayed.
+    DeadLettered,
 }
 
 impl EndReason {
+    /// The name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Quarantined => "quarantined",
+            Self::Skipped => "skipped",
+            Self::DeadLettered => "by_hand",
+        }
+    }
+
     /// The state that this end leads to.
     pub fn state(self) -> DeliveryState {
         match self {
-            Self::Cancelled => DeliveryState::Cancelled,
+            Self::Cancelled | Self::Skipped => DeliveryState::Cancelled,
             Self::Expired => DeliveryState::Expired,
             Self::Quarantined => DeliveryState::Quarantined,
+            Self::DeadLettered => DeliveryState::Dead,
         }
     }
 }

@@ -13,11 +13,14 @@ mod retry;
 
 mod order;
 
+mod lane;
+
 mod verdict;
 
 pub use attempt::{AttemptOutcome, AttemptReport};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
+pub use lane::{LIVE_FOR, Lane, Ready, Turns};
 pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };

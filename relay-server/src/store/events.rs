@@ -8,7 +8,7 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptReport, EndReason, Event, OrderKey, Spent, Verdict},
+    lifecycle::{AttemptReport, EndReason, Event, KeyDigest, OrderKey, Spent, Verdict},
 };
 
 /// A destination with its tenant: every call of the store is scoped by tenant.
@@ -193,7 +193,23 @@ pub struct Settlement {
     /// What it means. `Deliver` settles an open delivery whoever holds the lease now; anything else
     /// only counts from the holder of the lease.
     pub verdict: Verdict,
+    /// If it dies and is ordered, its key stops until somebody resumes it.
+    pub park: bool,
 }
+
+/// What became of a key that is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parked {
+    /// It has stopped.
+    Done,
+    /// It had stopped before.
+    Already,
+    /// Too many keys of this destination have stopped.
+    TooMany,
+}
+
+/// Keys of one destination that may be stopped. Beyond, policy lets them go on.
+pub const PARKED_MAX: usize = 10_000;
 
 /// What became of a settlement. Each of them is durable when it is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,8 +235,13 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// step, before this returns. Concurrent repeats wait for the first and share its fate.
     async fn append(&self, event: NewEvent) -> Result<Appended, StoreError>;
 
-    /// Hands out due deliveries in accept order, each under a fresh lease. Damaged events are
-    /// quarantined and reported, never handed out.
+    /// Hands out due deliveries, each under a fresh lease. Damaged events are quarantined and
+    /// reported, never handed out.
+    ///
+    /// What is ordered comes in the order of acceptance (replays and what is reopened: of being owed
+    /// again), one of a key at a time: the next one only after the one before it has ended and nobody
+    /// attempts it any more. Everything else comes by [`Lane`](crate::lifecycle::Lane), in that order
+    /// within each.
     async fn claim(&self, wants: &[Want]) -> Result<Vec<Lease>, StoreError>;
 
     /// Settles attempts; durable before this returns. One answer per settlement, in order.
@@ -258,7 +279,14 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
         reason: EndReason,
     ) -> Result<bool, StoreError>;
 
-    /// Ends every open delivery of a destination.
+    /// Stops a key of a destination: what is being attempted goes on, nothing more of it is handed
+    /// out until it is resumed, restarts or not.
+    async fn park(&self, key: DestinationKey, order: OrderKey) -> Result<Parked, StoreError>;
+
+    /// Lets a key go on. False if it was not stopped.
+    async fn resume(&self, key: DestinationKey, order: KeyDigest) -> Result<bool, StoreError>;
+
+    /// Ends every open delivery of a destination, and forgets which of its keys are stopped.
     async fn end_destination(
         &self,
         key: DestinationKey,

@@ -1,7 +1,7 @@
 //! The reference store: the contract in the plainest words, in memory. For tests only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,12 +12,14 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::{
     Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
     DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
-    LeaseToken, NewDelivery, NewEvent, Page, Put, Queries, Replay, Replayed, Resource,
-    ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Replay, Replayed,
+    Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
-    lifecycle::{DeliveryState, EndReason, Event, Spent, Verdict},
+    lifecycle::{
+        DeliveryState, EndReason, Event, KeyDigest, Lane, OrderKey, Ready, Spent, Turns, Verdict,
+    },
 };
 
 /// Keeps everything in memory and forgets it when dropped.
@@ -39,6 +41,9 @@ struct Inner {
     /// Provider ids: until when, and which event came first.
     remembered: HashMap<(SourceId, String), (Timestamp, EventId)>,
     resources: Vec<(Resource, bool)>,
+    /// Whose turn it is at each destination.
+    turns: HashMap<DestinationKey, Turns>,
+    parked: HashSet<(DestinationKey, KeyDigest)>,
 }
 
 #[derive(Debug)]
@@ -57,6 +62,10 @@ struct Row {
     reason: Option<String>,
     replay: Option<ReplayId>,
     superseded_by: Option<DeliveryId>,
+    order: Option<OrderKey>,
+    /// Since when it is owed.
+    since: Timestamp,
+    /// Of what has ended, too, if it is ordered: the next of its key waits for that.
     lease: Option<Leased>,
 }
 
@@ -127,6 +136,8 @@ impl Inner {
             reason: None,
             replay,
             superseded_by: None,
+            order: delivery.order,
+            since: now,
             lease: None,
         };
         self.deliveries.insert(place, row);
@@ -138,6 +149,51 @@ impl Inner {
             .values()
             .filter(|row| row.key == key && row.lease.is_some());
         u32::try_from(leased.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing of its key comes before an open delivery.
+    fn is_first(&self, row: &Row) -> bool {
+        let Some(order) = row.digest() else {
+            return true;
+        };
+        let is_before = |other: &Row| {
+            other.lease.is_some() || (other.state.is_open() && other.place < row.place)
+        };
+        let mut others = self
+            .deliveries
+            .values()
+            .filter(|other| other.key == row.key && other.id != row.id);
+        !others.any(|other| other.digest() == Some(order) && is_before(other))
+    }
+
+    /// The first of each lane that can be handed out at a destination.
+    fn firsts(&self, key: DestinationKey, now: Timestamp) -> BTreeMap<Lane, (u64, u64)> {
+        let mut firsts = BTreeMap::new();
+        let due = self.deliveries.iter().filter(|(_, row)| {
+            row.key == key && row.state.is_open() && row.lease.is_none() && row.due <= now
+        });
+        let goes_on = |row: &Row| {
+            let order = row.digest();
+            order.is_none_or(|order| !self.parked.contains(&(key, order)))
+        };
+        for (seq, row) in due.filter(|(_, row)| goes_on(row) && self.is_first(row)) {
+            let first = firsts.entry(row.lane(now)).or_insert((row.place, *seq));
+            *first = (*first).min((row.place, *seq));
+        }
+        firsts
+    }
+
+    /// What is handed out next at a destination, and from which lane.
+    fn next_of(&self, key: DestinationKey, now: Timestamp) -> Option<(Lane, u64)> {
+        let firsts = self.firsts(key, now);
+        let turns = self.turns.get(&key).copied().unwrap_or_default();
+        let lane = turns.next(ready(&firsts))?;
+        firsts.get(&lane).map(|(_, seq)| (lane, *seq))
+    }
+
+    fn took(&mut self, key: DestinationKey, lane: Lane, now: Timestamp) {
+        let ready = ready(&self.firsts(key, now));
+        self.turns.entry(key).or_default().took(lane, ready);
     }
 
     fn replay(&mut self, new: &Replay, now: Timestamp) -> Replayed {
@@ -171,11 +227,23 @@ impl Inner {
 }
 
 impl Row {
+    fn digest(&self) -> Option<KeyDigest> {
+        self.order.as_ref().map(|order| order.digest)
+    }
+
+    fn lane(&self, now: Timestamp) -> Lane {
+        match self.order {
+            Some(_) => Lane::Backlog,
+            None => Lane::of(self.replay.is_some(), now.since(self.since)),
+        }
+    }
+
+    fn has_lease(&self, token: LeaseToken) -> bool {
+        self.lease.is_some_and(|lease| lease.info.token == token)
+    }
+
     fn holds(&self, held: &Held) -> bool {
-        self.state.is_open()
-            && self
-                .lease
-                .is_some_and(|lease| lease.info.token == held.token)
+        self.state.is_open() && self.has_lease(held.token)
     }
 
     /// Whether it is dead, and nothing took its place since.
@@ -187,6 +255,8 @@ impl Row {
         self.state = DeliveryState::Pending;
         self.place = place;
         self.spent = Spent::default();
+        self.since = now;
+        self.lease = None;
         self.due = Timestamp(0);
         self.reason = None;
         self.updated_at = now;
@@ -194,9 +264,12 @@ impl Row {
 
     fn finish(&mut self, reason: EndReason, now: Timestamp) {
         self.state = reason.state();
-        self.reason = Some(self.state.as_str().to_owned());
+        self.reason = Some(reason.as_str().to_owned());
         self.updated_at = now;
-        self.lease = None;
+        // What is quarantined was never sent.
+        if self.order.is_none() || reason == EndReason::Quarantined {
+            self.lease = None;
+        }
     }
 
     fn lease(
@@ -223,6 +296,9 @@ impl Row {
 
     fn settle(&mut self, settlement: Settlement, now: Timestamp) -> Settled {
         if !self.state.is_open() {
+            if self.has_lease(settlement.token) {
+                self.lease = None;
+            }
             return Settled::AlreadySettled;
         }
         let lease = self
@@ -244,7 +320,9 @@ impl Row {
         };
         self.records.insert(number, record);
         self.updated_at = now;
-        self.lease = None;
+        if lease.is_some() || self.order.is_none() {
+            self.lease = None;
+        }
         match settlement.verdict {
             Verdict::Deliver => self.state = DeliveryState::Delivered,
             Verdict::Retry { at, spent } => {
@@ -278,6 +356,14 @@ impl Row {
             replay: self.replay,
             superseded_by: self.superseded_by,
         }
+    }
+}
+
+fn ready(firsts: &BTreeMap<Lane, (u64, u64)>) -> Ready {
+    Ready {
+        live: firsts.contains_key(&Lane::Live),
+        backlog: firsts.contains_key(&Lane::Backlog),
+        replay: firsts.contains_key(&Lane::Replay),
     }
 }
 
@@ -330,28 +416,20 @@ impl Events for Memory {
         let mut inner = self.open()?;
         let mut leases = Vec::new();
         for want in wants {
-            let mut ready: Vec<(u64, u64)> = inner
-                .deliveries
-                .iter()
-                .filter(|(_, row)| {
-                    row.key == want.key
-                        && row.state.is_open()
-                        && row.lease.is_none()
-                        && row.due <= now
-                })
-                .map(|(seq, row)| (row.place, *seq))
-                .collect();
-            ready.sort_unstable();
             let leased = inner.leased_at(want.key);
+            let free = |max: u32| max.saturating_sub(leased);
             let most = want
                 .in_flight_max
-                .map_or(u32::MAX, |max| max.saturating_sub(leased));
-            let most = most.min(want.deliveries) as usize;
+                .map_or(u32::MAX, free)
+                .min(want.deliveries);
             let mut bytes = 0;
-            for (handed, (_, seq)) in ready.into_iter().take(most).enumerate() {
+            for handed in 0..most {
+                let Some((lane, seq)) = inner.next_of(want.key, now) else {
+                    break;
+                };
                 let counter = inner.leases + 1;
                 let Some(row) = inner.deliveries.get_mut(&seq) else {
-                    continue;
+                    break;
                 };
                 bytes += row.event.body.len() as u64;
                 if handed > 0 && bytes > want.bytes {
@@ -360,6 +438,10 @@ impl Events for Memory {
                 let token = LeaseToken {
                     incarnation: 1,
                     counter,
+                };
+                inner.took(want.key, lane, now);
+                let Some(row) = inner.deliveries.get_mut(&seq) else {
+                    break;
                 };
                 let info = row.lease(token, row.attempts + 1, now, want.ttl);
                 let event = row.event.clone();
@@ -379,7 +461,13 @@ impl Events for Memory {
                 |settlement| match inner.row(settlement.tenant, settlement.delivery) {
                     Some(row) => {
                         self.due.mark([row.key]);
-                        row.settle(settlement, now)
+                        let dies = matches!(settlement.verdict, Verdict::Die { .. });
+                        let park = settlement.park && dies;
+                        let settled = row.settle(settlement, now);
+                        let parked = row.digest().map(|order| (row.key, order));
+                        let parked = parked.filter(|_| park && settled == Settled::Applied);
+                        inner.parked.extend(parked);
+                        settled
                     }
                     None => Settled::Unknown,
                 },
@@ -405,7 +493,7 @@ impl Events for Memory {
         let mut inner = self.open()?;
         for held in leases {
             if let Some(row) = inner.row(held.tenant, held.delivery)
-                && row.holds(held)
+                && row.has_lease(held.token)
             {
                 row.lease = None;
                 row.due = Timestamp(0);
@@ -418,6 +506,12 @@ impl Events for Memory {
     async fn adopt(&self, leases: &[Held], ttl: Duration) -> Result<Vec<Adopted>, StoreError> {
         let now = self.clock.now();
         let mut inner = self.open()?;
+        let behind: HashSet<DeliveryId> = inner
+            .deliveries
+            .values()
+            .filter(|row| row.state.is_open() && !inner.is_first(row))
+            .map(|row| row.id)
+            .collect();
         let adopt = |held: &Held| {
             let Some(row) = inner.row(held.tenant, held.delivery) else {
                 return Adopted::Lost;
@@ -428,7 +522,7 @@ impl Events for Memory {
                 lease.until = now.after(ttl);
                 return Adopted::Granted(lease.info);
             }
-            if !row.state.is_open() || row.lease.is_some() {
+            if !row.state.is_open() || row.lease.is_some() || behind.contains(&row.id) {
                 return Adopted::Lost;
             }
             Adopted::Granted(row.lease(held.token, held.attempt, now, ttl))
@@ -446,7 +540,6 @@ impl Events for Memory {
         let expired = inner
             .deliveries
             .values_mut()
-            .filter(|row| row.state.is_open())
             .filter_map(|row| row.lease.as_mut())
             .filter(|lease| lease.until <= now)
             .take(most);
@@ -463,7 +556,7 @@ impl Events for Memory {
         Ok(inner
             .deliveries
             .values()
-            .filter(|row| row.state.is_open())
+            .filter(|row| row.state.is_open() || row.lease.is_some())
             .map(|row| row.lease.map_or(row.due, |lease| lease.until))
             .filter(|at| at.0 > 0)
             .min())
@@ -498,17 +591,38 @@ impl Events for Memory {
         }
     }
 
+    async fn park(&self, key: DestinationKey, order: OrderKey) -> Result<Parked, StoreError> {
+        let mut inner = self.open()?;
+        let count = inner.parked.iter().filter(|(of, _)| *of == key).count();
+        if count >= PARKED_MAX {
+            return Ok(Parked::TooMany);
+        }
+        Ok(if inner.parked.insert((key, order.digest)) {
+            Parked::Done
+        } else {
+            Parked::Already
+        })
+    }
+
+    async fn resume(&self, key: DestinationKey, order: KeyDigest) -> Result<bool, StoreError> {
+        self.due.mark([key]);
+        Ok(self.open()?.parked.remove(&(key, order)))
+    }
+
     async fn end_destination(
         &self,
         key: DestinationKey,
         reason: EndReason,
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
-        for row in self.open()?.deliveries.values_mut() {
-            if row.key == key && row.state.is_open() {
+        let mut inner = self.open()?;
+        for row in inner.deliveries.values_mut().filter(|row| row.key == key) {
+            if row.state.is_open() {
                 row.finish(reason, now);
             }
+            row.lease = None;
         }
+        inner.parked.retain(|(of, _)| *of != key);
         Ok(())
     }
 

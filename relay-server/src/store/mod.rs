@@ -30,7 +30,7 @@ pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::StoreError;
 pub use events::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,
-    NewEvent, Replay, Replayed, Settled, Settlement, Want,
+    NewEvent, PARKED_MAX, Parked, Replay, Replayed, Settled, Settlement, Want,
 };
 pub use queries::{
     AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, EventDetail, EventFilter,

@@ -13,6 +13,8 @@ pub mod accept;
 
 pub mod handout;
 
+pub mod order;
+
 pub mod settle;
 
 pub mod manage;
@@ -281,6 +283,7 @@ impl Stage {
                 },
             },
             verdict,
+            park: false,
         }
     }
 
@@ -363,6 +366,14 @@ macro_rules! store_conformance {
                 a_holder_takes_its_lease_back,
                 a_backlog_larger_than_memory_is_handed_out_in_order,
                 appends_mark_their_destination,
+            }
+            order::{
+                one_of_a_key_at_a_time,
+                a_backlog_of_keys_keeps_its_order,
+                a_key_parks_with_its_head,
+                a_key_waits_for_an_attempt_in_vain,
+                a_replay_joins_the_tail_of_its_key,
+                live_goes_before_backlog_and_replays,
             }
             settle::{
                 a_delivered_delivery_is_never_handed_out_again,

@@ -20,7 +20,7 @@ use super::{
     journal::{
         Position, Reader,
         intake::{Intake, Op, Refused},
-        payload::{DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle},
+        payload::{DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Requeue, Settle},
         record::{Kind, PAYLOAD_BYTES_MAX},
         space::Space,
         writer::{Sink, Written, unavailable},
@@ -85,6 +85,7 @@ pub(super) enum Does {
         owed: Box<Owed>,
     },
     End(End),
+    Park(Park),
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
 }
@@ -337,9 +338,9 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
             reservation,
         } => {
             for (place, delivery) in (seq..).zip(&deliveries) {
-                let owed = owed_anew(&event, delivery, place, position);
+                let owed = owed_anew(&event, delivery, place, position, now);
                 outcome.due.insert(owed.delivery.key);
-                desks.accept(owed, Some(&event));
+                desks.accept(owed, Some(&event), now);
                 desks.durable = place;
             }
             if let Some(reservation) = reservation {
@@ -352,7 +353,7 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
         }
         Does::Settle { settle, token } => {
             let held = held(&settle, token);
-            let settled = desks.settle(&held, settle.verdict, now);
+            let settled = desks.settle(&held, &settle, now);
             if matches!(settle.verdict, Verdict::Retry { .. }) {
                 // When it is due may be sooner than whoever waits expects.
                 outcome.due.insert(settle.delivery.key);
@@ -361,20 +362,31 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
         }
         Does::Reopen { requeue, mut owed } => {
             owed.delivery.place = seq;
+            owed.since = now;
             outcome.due.insert(requeue.key);
-            desks.accept(*owed, None);
+            desks.reopen(*owed, now);
             (What::Reopen(requeue), Answer::Changed(true))
         }
         Does::Deliver { requeue, mut owed } => {
             owed.delivery.seq = seq;
             owed.delivery.place = seq;
+            owed.since = now;
             outcome.due.insert(requeue.key);
-            desks.accept(*owed, None);
+            desks.accept(*owed, None, now);
             (What::Deliver(requeue), Answer::Changed(true))
         }
         Does::End(end) => {
-            let changed = desks.end(end.delivery.id);
+            let changed = desks.end(&end, now);
             (What::End(end), Answer::Changed(changed))
+        }
+        Does::Park(park) => {
+            let (key, order) = (park.key, park.order.digest);
+            let changed = if park.parked {
+                desks.park(key, order)
+            } else {
+                desks.resume(key, order)
+            };
+            (What::Park(park), Answer::Changed(changed))
         }
         Does::EndDestination(end) => {
             desks.end_destination(end.key);
@@ -387,7 +399,13 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
     outcome.answers.extend(reply.map(|reply| (reply, answer)));
 }
 
-fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Position) -> Owed {
+fn owed_anew(
+    event: &Event,
+    delivery: &NewDelivery,
+    place: u64,
+    position: Position,
+    now: Timestamp,
+) -> Owed {
     let key = DestinationKey {
         tenant: event.tenant,
         destination: delivery.destination,
@@ -398,6 +416,7 @@ fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Positi
             id: delivery.id,
             seq: place,
             place,
+            queue: Queue::Main,
         },
         event: event.id,
         position,
@@ -407,5 +426,6 @@ fn owed_anew(event: &Event, delivery: &NewDelivery, place: u64, position: Positi
         due: Timestamp(0),
         replay: None,
         order: delivery.order.as_ref().map(|order| order.digest),
+        since: now,
     }
 }

@@ -61,12 +61,14 @@ impl Core {
     /// Reads rows for a desk in the background.
     fn start_load(self: &Arc<Self>, plan: LoadPlan) {
         let core = self.clone();
+        let plan = Arc::new(plan);
         // Bounded: one per desk at a time, and each ends within the projection's patience.
         tokio::spawn(async move {
             let loaded = match core.projection.caught_up(plan.durable).await {
                 Ok(()) => {
+                    let asked = plan.clone();
                     core.projection
-                        .read(move |connection| queries::load(connection, &plan))
+                        .read(move |connection| queries::load(connection, &asked))
                         .await
                 }
                 Err(error) => Err(error),
@@ -165,12 +167,22 @@ impl Core {
             .collect();
         for &at in &missing {
             let held = &leases[at];
-            if let Some((state, owed)) = self.find(held.tenant, held.delivery).await?
-                && state.is_open()
-            {
+            let (tenant, delivery) = (held.tenant, held.delivery);
+            self.caught_up().await?;
+            let found = self
+                .projection
+                .read(move |connection| {
+                    let Some((state, owed)) = queries::delivery(connection, tenant, delivery)?
+                    else {
+                        return Ok(None);
+                    };
+                    let is_first = queries::is_first(connection, &owed)?;
+                    Ok(Some((owed, is_first)).filter(|_| state.is_open()))
+                })
+                .await?;
+            if let Some((owed, is_first)) = found {
                 let mut desks = self.desks();
-                desks.insert_loose(owed, now);
-                adopted[at] = desks.adopt(held, now, ttl);
+                adopted[at] = Some(desks.adopt_found(owed, is_first, held, now, ttl));
             }
         }
         let lost = |adopted: Option<Adopted>| adopted.unwrap_or(Adopted::Lost);

@@ -52,10 +52,13 @@ pub use self::{
     open::OpenError,
 };
 use super::{
-    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewEvent, Put, Replay,
-    Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewEvent, Parked, Put,
+    Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
 };
-use crate::{clock::Timestamp, lifecycle::EndReason};
+use crate::{
+    clock::Timestamp,
+    lifecycle::{EndReason, KeyDigest, OrderKey},
+};
 
 /// How an embedded store is set up.
 #[derive(Debug, Clone)]
@@ -70,6 +73,9 @@ pub struct EmbeddedConfig {
     pub event_bytes_max: u64,
     /// Deliveries per destination kept in memory.
     pub window: usize,
+    /// How long after a start agents may say what they still attempt, before what is ordered is
+    /// handed out again.
+    pub ordered_hold: Duration,
 }
 
 impl EmbeddedConfig {
@@ -81,6 +87,7 @@ impl EmbeddedConfig {
             free_bytes_min: 256 * 1024 * 1024,
             event_bytes_max: 64 * 1024 * 1024,
             window: 20_000,
+            ordered_hold: Duration::from_secs(2),
         }
     }
 }
@@ -202,6 +209,14 @@ impl Events for Embedded {
         reason: EndReason,
     ) -> Result<bool, StoreError> {
         self.core.end(tenant, delivery, reason).await
+    }
+
+    async fn park(&self, key: DestinationKey, order: OrderKey) -> Result<Parked, StoreError> {
+        self.core.park(key, order).await
+    }
+
+    async fn resume(&self, key: DestinationKey, order: KeyDigest) -> Result<bool, StoreError> {
+        self.core.resume(key, order).await
     }
 
     async fn end_destination(

@@ -129,13 +129,11 @@ impl Embedded {
         let segment = recovered.segments.last().cloned();
         let segment = segment.ok_or_else(|| OpenError::Journal("no segment".to_owned()))?;
         let next_number = segment.number + 1;
-        let limits = Limits {
-            window: config.window.max(1),
-            waiting: (config.window / 4).max(1),
-            event_bytes: config.event_bytes_max,
-        };
+        let limits = Limits::new(config.window, config.event_bytes_max);
+        let ordered_from = clock.now().after(config.ordered_hold);
         let durable = recovered.next_seq - 1;
-        let desks = backlogged(Desks::new(limits, rand::random(), durable), &shared, &due)?;
+        let desks = Desks::new(limits, rand::random(), durable, ordered_from);
+        let desks = recalled(desks, &shared, &due)?;
         let core = Arc::new(Core {
             intake: Arc::default(),
             space: Space::new(
@@ -205,10 +203,14 @@ fn sync_dir(path: &Path) -> Result<(), OpenError> {
         .map_err(at(path))
 }
 
-/// Tells desks and dispatcher which destinations have something waiting from before.
-fn backlogged(mut desks: Desks, projection: &Projection, due: &Due) -> Result<Desks, OpenError> {
-    for (key, last) in projection.read_blocking(queries::backlogs)? {
-        desks.backlog(key, last);
+/// Tells desks and dispatcher which destinations have something waiting from before, and desks which
+/// keys are stopped.
+fn recalled(mut desks: Desks, projection: &Projection, due: &Due) -> Result<Desks, OpenError> {
+    for (key, order) in projection.read_blocking(queries::parked)? {
+        desks.park(key, order);
+    }
+    for (key, queue, last) in projection.read_blocking(queries::backlogs)? {
+        desks.backlog(key, queue, last);
         due.mark([key]);
     }
     Ok(desks)

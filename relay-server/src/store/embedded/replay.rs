@@ -156,6 +156,7 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
             id: new.delivery.id,
             seq: 0,
             place: 0,
+            queue: requeue.queue(),
         },
         event: new.event,
         position: known.position,
@@ -165,6 +166,7 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
         due: Timestamp(0),
         replay: Some(new.replay),
         order: new.delivery.order.as_ref().map(|order| order.digest),
+        since: Timestamp(0),
     };
     let payload = requeue.encode();
     let does = Does::Deliver {

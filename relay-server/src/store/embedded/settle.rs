@@ -9,19 +9,21 @@ use protocol::{
     limits::RESPONSE_START_BYTES_MAX,
 };
 
+use tracing::error;
+
 use super::{
     core::{Answer, Core, Does, hear},
     desk::{Desks, Owed},
     journal::{
-        payload::{DeliveryRef, End, EndDestination, ForgetSource, Settle},
+        payload::{DeliveryRef, End, EndDestination, ForgetSource, Park, Settle},
         record::Kind,
     },
     projection::queries,
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptOutcome, DeliveryState, EndReason},
-    store::{DestinationKey, Held, Settled, Settlement, StoreError},
+    lifecycle::{AttemptOutcome, DeliveryState, EndReason, KeyDigest, OrderKey, Verdict},
+    store::{DestinationKey, Held, PARKED_MAX, Parked, Settled, Settlement, StoreError},
 };
 
 impl Core {
@@ -52,6 +54,8 @@ impl Core {
             places,
             records,
         } = begun;
+        let freed = self.desks().take_freed();
+        self.due.mark(freed);
         for (at, answer) in places.into_iter().zip(self.submit(records)?) {
             if let Answer::Settled(settled) = hear(answer).await? {
                 answers[at] = Some(settled);
@@ -87,14 +91,54 @@ impl Core {
             Some(owed) => owed,
             None => match self.find(tenant, delivery).await? {
                 Some((state, owed)) if state.is_open() => {
-                    let now = self.clock.now();
-                    self.desks().insert_loose(owed.clone(), now);
+                    self.desks().insert_loose(owed.clone());
                     owed
                 }
                 _ => return Ok(false),
             },
         };
         self.write_end(owed.delivery, reason).await
+    }
+
+    pub(super) async fn park(
+        self: &Arc<Self>,
+        key: DestinationKey,
+        order: OrderKey,
+    ) -> Result<Parked, StoreError> {
+        self.check_writable()?;
+        if !self.desks().parks_more(key, PARKED_MAX) {
+            return Ok(Parked::TooMany);
+        }
+        let changed = self.write_park(key, order, true).await?;
+        Ok(if changed {
+            Parked::Done
+        } else {
+            Parked::Already
+        })
+    }
+
+    pub(super) async fn resume(
+        self: &Arc<Self>,
+        key: DestinationKey,
+        digest: KeyDigest,
+    ) -> Result<bool, StoreError> {
+        self.check_writable()?;
+        let text = Box::default();
+        self.write_park(key, OrderKey { digest, text }, false).await
+    }
+
+    async fn write_park(
+        self: &Arc<Self>,
+        key: DestinationKey,
+        order: OrderKey,
+        parked: bool,
+    ) -> Result<bool, StoreError> {
+        let park = Park { key, order, parked };
+        let payload = park.encode();
+        let answer = self
+            .write(Kind::Park, key.tenant, payload, Does::Park(park))
+            .await?;
+        Ok(answer == Answer::Changed(true))
     }
 
     /// Ends one delivery for good.
@@ -178,7 +222,7 @@ fn begin(
     for (at, settlement) in settlements.into_iter().enumerate() {
         if desks.owed(settlement.tenant, settlement.delivery).is_none() {
             match found.remove(&settlement.delivery).flatten() {
-                Some((state, owed)) if state.is_open() => desks.insert_loose(owed, now),
+                Some((state, owed)) if state.is_open() => desks.insert_loose(owed),
                 Some(_) => begun.answers[at] = Some(Settled::AlreadySettled),
                 None => begun.answers[at] = Some(Settled::Unknown),
             }
@@ -186,10 +230,11 @@ fn begin(
         if begun.answers[at].is_some() {
             continue;
         }
-        match desks.begin_settle(&held(&settlement), settlement.verdict) {
+        let parks = settlement.park && may_park(desks, &settlement);
+        match desks.begin_settle(&held(&settlement), settlement.verdict, now) {
             Ok(delivery) => {
                 let tenant = settlement.tenant;
-                let (settle, token) = record(delivery, settlement);
+                let (settle, token) = record(delivery, settlement, parks);
                 let (payload, settle) = (settle.encode(), Box::new(settle));
                 let does = Does::Settle { settle, token };
                 begun.records.push((Kind::Settle, tenant, payload, 1, does));
@@ -202,6 +247,20 @@ fn begin(
     begun
 }
 
+/// Whether a key stops when the delivery at its head dies. Beyond the bound it goes on.
+fn may_park(desks: &Desks, settlement: &Settlement) -> bool {
+    let Some(owed) = desks.owed(settlement.tenant, settlement.delivery) else {
+        return false;
+    };
+    let dies = matches!(settlement.verdict, Verdict::Die { .. }) && owed.order.is_some();
+    let may = dies && desks.parks_more(owed.delivery.key, PARKED_MAX);
+    if dies && !may {
+        error!(destination = %owed.delivery.key.destination,
+            "too many keys are parked: this one goes on; resume or skip some");
+    }
+    may
+}
+
 fn held(settlement: &Settlement) -> Held {
     Held {
         tenant: settlement.tenant,
@@ -211,7 +270,11 @@ fn held(settlement: &Settlement) -> Held {
     }
 }
 
-fn record(delivery: DeliveryRef, settlement: Settlement) -> (Settle, crate::store::LeaseToken) {
+fn record(
+    delivery: DeliveryRef,
+    settlement: Settlement,
+    parks: bool,
+) -> (Settle, crate::store::LeaseToken) {
     let mut attempt = settlement.attempt;
     if let AttemptOutcome::Answered { response_start, .. } = &mut attempt.outcome
         && response_start.len() > RESPONSE_START_BYTES_MAX
@@ -222,6 +285,7 @@ fn record(delivery: DeliveryRef, settlement: Settlement) -> (Settle, crate::stor
         delivery,
         attempt,
         verdict: settlement.verdict,
+        parks,
     };
     (settle, settlement.token)
 }

@@ -12,6 +12,7 @@ fn config(path: &std::path::Path) -> EmbeddedConfig {
         free_bytes_min: 0,
         event_bytes_max: 500,
         window: 16,
+        ordered_hold: std::time::Duration::ZERO,
         ..EmbeddedConfig::new(path)
     }
 }

@@ -38,6 +38,36 @@ pub(crate) struct DeliveryRef {
     pub(crate) seq: u64,
     /// The sequence by which it waits.
     pub(crate) place: u64,
+    /// Where it waits.
+    pub(crate) queue: Queue,
+}
+
+/// The queues of a destination: replays of what is not ordered wait apart, so that nothing has to
+/// be read past them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Main = 0,
+    Replays = 1,
+}
+
+impl Queue {
+    /// The queue of a delivery.
+    pub(crate) fn of(is_replay: bool, is_ordered: bool) -> Self {
+        if is_replay && !is_ordered {
+            Self::Replays
+        } else {
+            Self::Main
+        }
+    }
+
+    /// Reads the number of one.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Main),
+            1 => Some(Self::Replays),
+            _ => None,
+        }
+    }
 }
 
 /// A settled attempt.
@@ -46,6 +76,8 @@ pub(crate) struct Settle {
     pub(crate) delivery: DeliveryRef,
     pub(crate) attempt: AttemptReport,
     pub(crate) verdict: Verdict,
+    /// If it dies, its key stops.
+    pub(crate) parks: bool,
 }
 
 /// A delivery of a stored event: a replay, or a dead one that is owed again.
@@ -68,6 +100,14 @@ pub(crate) struct Requeue {
 pub(crate) struct End {
     pub(crate) delivery: DeliveryRef,
     pub(crate) reason: EndReason,
+}
+
+/// A key that stops, or goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Park {
+    pub(crate) key: DestinationKey,
+    pub(crate) order: OrderKey,
+    pub(crate) parked: bool,
 }
 
 /// The end of all open deliveries of a destination.
@@ -146,6 +186,7 @@ fn put_delivery(buffer: &mut BytesMut, delivery: &DeliveryRef) {
     buffer.put_u128_le(delivery.id.as_u128());
     buffer.put_u64_le(delivery.seq);
     buffer.put_u64_le(delivery.place);
+    buffer.put_u8(delivery.queue as u8);
 }
 
 /// Takes fields off the front; slices share the payload's memory.
@@ -217,6 +258,7 @@ impl Reader {
             id: DeliveryId::from_u128(self.u128()?),
             seq: self.u64()?,
             place: self.u64()?,
+            queue: Queue::from_number(self.u8()?)?,
         })
     }
 
@@ -365,6 +407,7 @@ impl Settle {
                     DeadReason::RetriesExhausted => 1,
                     DeadReason::Permanent => 2,
                 });
+                to.put_u8(u8::from(self.parks));
             }
         }
         put_bytes(&mut to, &encode_outcome(&attempt.outcome));
@@ -380,6 +423,7 @@ impl Settle {
         let agent = Some(AgentId::from_u128(from.u128()?)).filter(|_| has_agent);
         let ended_at = from.time()?;
         let elapsed_ms = from.u64()?;
+        let mut parks = false;
         let verdict = match from.u8()? {
             1 => Verdict::Deliver,
             2 => Verdict::Retry {
@@ -389,13 +433,15 @@ impl Settle {
                     window_ms: from.u64()?,
                 },
             },
-            3 => Verdict::Die {
-                reason: match from.u8()? {
+            3 => {
+                let reason = match from.u8()? {
                     1 => DeadReason::RetriesExhausted,
                     2 => DeadReason::Permanent,
                     _ => return None,
-                },
-            },
+                };
+                parks = from.u8()? != 0;
+                Verdict::Die { reason }
+            }
             _ => return None,
         };
         let attempt = AttemptReport {
@@ -410,6 +456,7 @@ impl Settle {
             delivery,
             attempt,
             verdict,
+            parks,
         })
     }
 }
@@ -474,6 +521,11 @@ pub(crate) fn decode_outcome(bytes: &Bytes) -> Option<AttemptOutcome> {
 }
 
 impl Requeue {
+    /// Where a new delivery waits.
+    pub(crate) fn queue(&self) -> Queue {
+        Queue::of(self.replay.is_some(), self.order.is_some())
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = start(112);
         put_key(&mut to, self.key);
@@ -510,6 +562,8 @@ fn reason_code(reason: EndReason) -> u8 {
         EndReason::Cancelled => 1,
         EndReason::Expired => 2,
         EndReason::Quarantined => 3,
+        EndReason::Skipped => 4,
+        EndReason::DeadLettered => 5,
     }
 }
 
@@ -518,6 +572,8 @@ fn reason_of(code: u8) -> Option<EndReason> {
         1 => EndReason::Cancelled,
         2 => EndReason::Expired,
         3 => EndReason::Quarantined,
+        4 => EndReason::Skipped,
+        5 => EndReason::DeadLettered,
         _ => return None,
     })
 }
@@ -535,6 +591,25 @@ impl End {
         Some(Self {
             delivery: from.delivery()?,
             reason: reason_of(from.u8()?)?,
+        })
+    }
+}
+
+impl Park {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = start(64 + self.order.text.len());
+        put_key(&mut to, self.key);
+        put_order(&mut to, Some(&self.order));
+        to.put_u8(u8::from(self.parked));
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            key: from.key()?,
+            order: from.order()??,
+            parked: from.u8()? != 0,
         })
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Erase = 9,
     /// Records that are lost stood here, says a repair.
     Lost = 10,
+    /// A key stops, or goes on.
+    Park = 11,
 }
 
 impl Kind {
@@ -49,6 +51,7 @@ impl Kind {
             Self::ForgetSource => "forget_source",
             Self::Erase => "erase",
             Self::Lost => "lost",
+            Self::Park => "park",
         }
     }
 
@@ -64,6 +67,7 @@ impl Kind {
             8 => Self::ForgetSource,
             9 => Self::Erase,
             10 => Self::Lost,
+            11 => Self::Park,
             _ => return None,
         })
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use protocol::id::{AgentId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::schema::DEAD;
+use super::{queries::signed, schema::DEAD};
 use crate::{
     clock::Timestamp,
     lifecycle::{DeliveryState, Event, OrderKey, Spent, Verdict},
@@ -15,8 +15,8 @@ use crate::{
         embedded::journal::{
             Position,
             payload::{
-                Accept, DeliveryRef, End, EndDestination, ForgetSource, Requeue, Settle,
-                encode_outcome,
+                Accept, DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Requeue,
+                Settle, encode_outcome,
             },
             record::Kind,
             recovery::Replayed,
@@ -40,6 +40,7 @@ pub(crate) enum What {
     Reopen(Requeue),
     Deliver(Requeue),
     End(End),
+    Park(Park),
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
 }
@@ -108,6 +109,7 @@ impl Change {
             Kind::Reopen => What::Reopen(Requeue::decode(payload)?),
             Kind::Deliver => What::Deliver(Requeue::decode(payload)?),
             Kind::End => What::End(End::decode(payload)?),
+            Kind::Park => What::Park(Park::decode(payload)?),
             Kind::EndDestination => What::EndDestination(EndDestination::decode(payload)?),
             Kind::ForgetSource => What::ForgetSource(ForgetSource::decode(payload)?),
         };
@@ -218,6 +220,7 @@ impl Batch<'_> {
             What::Reopen(requeue) => self.reopen(change, requeue)?,
             What::Deliver(requeue) => self.deliver(change, requeue)?,
             What::End(end) => self.end(change, end)?,
+            What::Park(park) => self.park(change, park)?,
             What::EndDestination(end) => self.end_destination(change, end)?,
             What::ForgetSource(forget) => {
                 self.transaction
@@ -258,6 +261,7 @@ impl Batch<'_> {
                 id: new.id,
                 seq,
                 place: seq,
+                queue: Queue::Main,
             };
             let row = Row::new(change, delivery, change.seq, new.order.clone());
             self.fresh.insert(seq, row);
@@ -331,6 +335,9 @@ impl Batch<'_> {
                     &encode_outcome(&attempt.outcome)[..],
                 ])?;
         }
+        if changed && settle.parks {
+            self.park_with(change, &settle.delivery)?;
+        }
         Ok(())
     }
 
@@ -341,16 +348,20 @@ impl Batch<'_> {
         due: Timestamp,
     ) -> rusqlite::Result<()> {
         let destination = blob(delivery.key.destination.as_u128());
+        let queue = delivery.queue as u8;
         if state.is_open() {
             self.transaction
                 .prepare_cached(
-                    "UPDATE pending SET due = ?3 WHERE destination = ?1 AND place = ?2",
+                    "UPDATE pending SET due = ?4
+                     WHERE destination = ?1 AND queue = ?2 AND place = ?3",
                 )?
-                .execute(params![destination, delivery.place, due.0])?;
+                .execute(params![destination, queue, delivery.place, due.0])?;
         } else {
             self.transaction
-                .prepare_cached("DELETE FROM pending WHERE destination = ?1 AND place = ?2")?
-                .execute(params![destination, delivery.place])?;
+                .prepare_cached(
+                    "DELETE FROM pending WHERE destination = ?1 AND queue = ?2 AND place = ?3",
+                )?
+                .execute(params![destination, queue, delivery.place])?;
         }
         Ok(())
     }
@@ -365,8 +376,13 @@ impl Batch<'_> {
             )?
             .execute(params![requeue.seq, change.seq, change.time.0, DEAD])?;
         if changed > 0 {
-            let destination = blob(requeue.key.destination.as_u128());
-            self.insert_pending(destination, change.seq, requeue.seq, 0)?;
+            self.transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO pending
+                     SELECT destination, replay IS NOT NULL AND order_key IS NULL, place, seq, due,
+                       order_key FROM deliveries WHERE seq = ?1",
+                )?
+                .execute([requeue.seq])?;
         }
         Ok(())
     }
@@ -384,6 +400,7 @@ impl Batch<'_> {
                 id: requeue.id,
                 seq: change.seq,
                 place: change.seq,
+                queue: requeue.queue(),
             };
             let order = requeue.order.clone();
             let mut row = Row::new(change, delivery, requeue.event_seq, order);
@@ -434,7 +451,7 @@ impl Batch<'_> {
             if row.state.is_open() {
                 row.state = state;
                 row.updated_at = change.time;
-                row.reason = Some(state.as_str());
+                row.reason = Some(end.reason.as_str());
             }
             return Ok(());
         }
@@ -448,7 +465,7 @@ impl Batch<'_> {
                 end.delivery.seq,
                 state_number(state),
                 change.time.0,
-                state.as_str(),
+                end.reason.as_str(),
             ])?;
         if changed > 0 {
             self.update_pending(&end.delivery, state, Timestamp(0))?;
@@ -469,12 +486,48 @@ impl Batch<'_> {
                 destination,
                 state_number(state),
                 change.time.0,
-                state.as_str(),
+                end.reason.as_str(),
                 blob(end.key.tenant.as_u128()),
             ])?;
+        for table in ["pending", "parked"] {
+            self.transaction
+                .prepare_cached(&format!("DELETE FROM {table} WHERE destination = ?1"))?
+                .execute([destination])?;
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, change: &Change, park: &Park) -> rusqlite::Result<()> {
+        let destination = blob(park.key.destination.as_u128());
+        let order = signed(park.order.digest);
+        if park.parked {
+            self.transaction
+                .prepare_cached("INSERT OR IGNORE INTO parked VALUES (?1,?2,?3,?4,?5,NULL)")?
+                .execute(params![
+                    destination,
+                    order,
+                    blob(park.key.tenant.as_u128()),
+                    park.order.text,
+                    change.time.0,
+                ])?;
+        } else {
+            self.transaction
+                .prepare_cached("DELETE FROM parked WHERE destination = ?1 AND order_key = ?2")?
+                .execute(params![destination, order])?;
+        }
+        Ok(())
+    }
+
+    /// A key stops with the delivery that died at its head.
+    fn park_with(&mut self, change: &Change, delivery: &DeliveryRef) -> rusqlite::Result<()> {
+        self.flush()?;
         self.transaction
-            .prepare_cached("DELETE FROM pending WHERE destination = ?1")?
-            .execute([destination])?;
+            .prepare_cached(
+                "INSERT OR IGNORE INTO parked
+                 SELECT destination, order_key, tenant, order_text, ?2, id FROM deliveries
+                 WHERE seq = ?1 AND order_key IS NOT NULL",
+            )?
+            .execute(params![delivery.seq, change.time.0])?;
         Ok(())
     }
 
@@ -483,6 +536,7 @@ impl Batch<'_> {
         self.fresh_replays.clear();
         for (seq, row) in std::mem::take(&mut self.fresh) {
             let destination = blob(row.delivery.key.destination.as_u128());
+            let order = row.order.as_ref().map(|order| signed(order.digest));
             self.transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO deliveries
@@ -504,26 +558,22 @@ impl Batch<'_> {
                     row.reason,
                     row.replay.map(ReplayId::as_u128).map(blob),
                     row.superseded_by.map(DeliveryId::as_u128).map(blob),
-                    row.order.as_ref().map(|order| order.digest.0.cast_signed()),
+                    order,
                     row.order.as_ref().map(|order| &*order.text),
                 ])?;
             if row.state.is_open() {
-                self.insert_pending(destination, row.delivery.place, seq, row.due.0)?;
+                self.transaction
+                    .prepare_cached("INSERT OR REPLACE INTO pending VALUES (?1,?2,?3,?4,?5,?6)")?
+                    .execute(params![
+                        destination,
+                        row.delivery.queue as u8,
+                        row.delivery.place,
+                        seq,
+                        row.due.0,
+                        order,
+                    ])?;
             }
         }
-        Ok(())
-    }
-
-    fn insert_pending(
-        &self,
-        destination: [u8; 16],
-        place: u64,
-        seq: u64,
-        due: u64,
-    ) -> rusqlite::Result<()> {
-        self.transaction
-            .prepare_cached("INSERT OR REPLACE INTO pending VALUES (?1,?2,?3,?4)")?
-            .execute(params![destination, place, seq, due])?;
         Ok(())
     }
 }

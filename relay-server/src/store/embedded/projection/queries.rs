@@ -23,7 +23,7 @@ use crate::{
             desk::{LoadPlan, Loaded, Owed},
             journal::{
                 Position,
-                payload::{DeliveryRef, decode_outcome},
+                payload::{DeliveryRef, Queue, decode_outcome},
             },
         },
     },
@@ -310,14 +310,19 @@ pub(crate) fn depth(connection: &Connection, key: DestinationKey) -> rusqlite::R
              AND superseded_by IS NULL AND tenant = ?"
         ))?
         .query_row([destination, tenant], |row| row.get(0))?;
-    let oldest_open: Option<u64> = connection
-        .prepare_cached(
-            "SELECT e.received_at FROM pending p JOIN deliveries d ON d.seq = p.seq
-             JOIN events e ON e.seq = d.event_seq WHERE p.destination = ?1 AND d.tenant = ?2
-             ORDER BY p.place LIMIT 1",
-        )?
-        .query_row([destination, tenant], |row| row.get(0))
-        .optional()?;
+    let mut oldest_open: Option<u64> = None;
+    for queue in [Queue::Main, Queue::Replays] {
+        let first: Option<u64> = connection
+            .prepare_cached(
+                "SELECT e.received_at FROM pending p JOIN deliveries d ON d.seq = p.seq
+                 JOIN events e ON e.seq = d.event_seq
+                 WHERE p.destination = ?1 AND p.queue = ?3 AND d.tenant = ?2
+                 ORDER BY p.place LIMIT 1",
+            )?
+            .query_row(params![destination, tenant, queue as u8], |row| row.get(0))
+            .optional()?;
+        oldest_open = [oldest_open, first].into_iter().flatten().min();
+    }
     if oldest_open.is_none() {
         // Another tenant's destination, or an empty one.
         return Ok(Depth {
@@ -344,12 +349,16 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
         tenant: TenantId::from_u128(id(row, "tenant")?),
         destination: DestinationId::from_u128(id(row, "destination")?),
     };
+    let replay = optional_id(row, "replay")?.map(ReplayId::from_u128);
+    let order = row.get::<_, Option<i64>>("order_key")?;
+    let order = order.map(|digest| KeyDigest(digest.cast_unsigned()));
     Ok(Owed {
         delivery: DeliveryRef {
             key,
             id: DeliveryId::from_u128(id(row, "id")?),
             seq: row.get("seq")?,
             place: row.get("place")?,
+            queue: Queue::of(replay.is_some(), order.is_some()),
         },
         event: EventId::from_u128(id(row, "event_id")?),
         position: Position::unpack(row.get("position")?),
@@ -360,10 +369,9 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
             window_ms: row.get("spent_ms")?,
         },
         due: time(row, "due")?,
-        replay: optional_id(row, "replay")?.map(ReplayId::from_u128),
-        order: row
-            .get::<_, Option<i64>>("order_key")?
-            .map(|digest| KeyDigest(digest.cast_unsigned())),
+        replay,
+        order,
+        since: Timestamp(0),
     })
 }
 
@@ -371,43 +379,133 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
 pub(crate) fn load(connection: &Connection, plan: &LoadPlan) -> rusqlite::Result<Loaded> {
     let applied = connection.query_row("SELECT seq FROM position", [], |row| row.get(0))?;
     let destination = blob(plan.key.destination.as_u128());
-    let rows = connection
-        .prepare_cached(&format!(
-            "{PENDING} WHERE p.destination = ?1 AND p.place > ?2 ORDER BY p.place LIMIT ?3"
-        ))?
-        .query_map(params![destination, plan.after, plan.most], owed)?
-        .collect::<rusqlite::Result<_>>()?;
-    let waiting = connection
-        .prepare_cached(&format!(
-            "{PENDING} WHERE p.destination = ?1 AND p.due > 0 AND p.place <= ?2
-             ORDER BY p.due LIMIT ?3"
-        ))?
-        .query_map(params![destination, plan.after, plan.waiting_most], owed)?
-        .collect::<rusqlite::Result<_>>()?;
+    let mut keys = Vec::with_capacity(plan.keys.len());
+    for key in &plan.keys {
+        let rows = connection
+            .prepare_cached(&format!(
+                "{PENDING} WHERE p.destination = ?1 AND p.order_key = ?2 AND p.place > ?3
+                 AND p.place <= ?4 ORDER BY p.place LIMIT ?5"
+            ))?
+            .query_map(
+                params![
+                    destination,
+                    signed(key.order),
+                    key.after,
+                    plan.main.after,
+                    key.most
+                ],
+                owed,
+            )?
+            .collect::<rusqlite::Result<_>>()?;
+        keys.push(rows);
+    }
+    let waiting = if plan.waiting_most == 0 {
+        Vec::new()
+    } else {
+        connection
+            .prepare_cached(&format!(
+                "{PENDING} WHERE p.destination = ?1 AND p.due > 0 AND p.order_key IS NULL
+                 ORDER BY p.due LIMIT ?2"
+            ))?
+            .query_map(params![destination, plan.waiting_most], owed)?
+            .collect::<rusqlite::Result<_>>()?
+    };
     Ok(Loaded {
-        rows,
+        main: load_queue(connection, plan, Queue::Main)?,
+        replays: load_queue(connection, plan, Queue::Replays)?,
+        keys,
         waiting,
         applied,
     })
 }
 
-/// Every destination with a backlog, and its last place.
-pub(crate) fn backlogs(connection: &Connection) -> rusqlite::Result<Vec<(DestinationKey, u64)>> {
+fn load_queue(
+    connection: &Connection,
+    plan: &LoadPlan,
+    queue: Queue,
+) -> rusqlite::Result<Vec<Owed>> {
+    let of = plan.of(queue);
+    if of.most == 0 {
+        return Ok(Vec::new());
+    }
+    let destination = blob(plan.key.destination.as_u128());
+    let rest = "p.destination = ?1 AND p.queue = ?2 AND p.place > ?3";
+    let (number, after, most) = (queue as u8, of.after, of.most);
+    if queue == Queue::Replays || plan.passed_over.is_empty() {
+        return connection
+            .prepare_cached(&format!("{PENDING} WHERE {rest} ORDER BY p.place LIMIT ?4"))?
+            .query_map(params![destination, number, after, most], owed)?
+            .collect();
+    }
+    let keys: Vec<String> = plan
+        .passed_over
+        .iter()
+        .map(|key| signed(*key).to_string())
+        .collect();
+    let keys = format!("[{}]", keys.join(","));
+    connection
+        .prepare_cached(&format!(
+            "{PENDING} WHERE {rest} AND (p.order_key IS NULL
+               OR p.order_key NOT IN (SELECT value FROM json_each(?5)))
+             ORDER BY p.place LIMIT ?4"
+        ))?
+        .query_map(params![destination, number, after, most, keys], owed)?
+        .collect()
+}
+
+/// Every queue with a backlog, and its last place.
+pub(crate) fn backlogs(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<(DestinationKey, Queue, u64)>> {
     let mut statement = connection.prepare(
-        "SELECT p.destination, max(p.place),
+        "SELECT p.destination, p.queue, max(p.place),
            (SELECT d.tenant FROM deliveries d WHERE d.seq = p.seq)
-         FROM pending p GROUP BY p.destination",
+         FROM pending p GROUP BY p.destination, p.queue",
     )?;
     let rows = statement.query_map([], |row| {
         let destination = row.get::<_, [u8; 16]>(0)?;
-        let tenant = row.get::<_, [u8; 16]>(2)?;
+        let queue = Queue::from_number(row.get(1)?).unwrap_or(Queue::Main);
+        let tenant = row.get::<_, [u8; 16]>(3)?;
         let key = DestinationKey {
             tenant: TenantId::from_u128(u128::from_be_bytes(tenant)),
             destination: DestinationId::from_u128(u128::from_be_bytes(destination)),
         };
-        Ok((key, row.get(1)?))
+        Ok((key, queue, row.get(2)?))
     })?;
     rows.collect()
+}
+
+/// Every key that is stopped.
+pub(crate) fn parked(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<(DestinationKey, KeyDigest)>> {
+    let mut statement = connection.prepare("SELECT * FROM parked")?;
+    let rows = statement.query_map([], |row| {
+        let key = DestinationKey {
+            tenant: TenantId::from_u128(id(row, "tenant")?),
+            destination: DestinationId::from_u128(id(row, "destination")?),
+        };
+        let order: i64 = row.get("order_key")?;
+        Ok((key, KeyDigest(order.cast_unsigned())))
+    })?;
+    rows.collect()
+}
+
+/// Whether an open delivery is the first of its key, if it has one.
+pub(crate) fn is_first(connection: &Connection, owed: &Owed) -> rusqlite::Result<bool> {
+    let Some(order) = owed.order else {
+        return Ok(true);
+    };
+    let destination = blob(owed.delivery.key.destination.as_u128());
+    let first: Option<u64> = connection
+        .prepare_cached("SELECT min(place) FROM pending WHERE destination = ? AND order_key = ?")?
+        .query_row(params![destination, signed(order)], |row| row.get(0))?;
+    Ok(first == Some(owed.delivery.place))
+}
+
+/// A digest as a database keeps it.
+pub(super) fn signed(order: KeyDigest) -> i64 {
+    order.0.cast_signed()
 }
 
 /// A delivery, open or not, with its state.

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -36,9 +36,16 @@ CREATE INDEX dead_by_tenant ON deliveries (tenant, seq) WHERE state = 3;
 CREATE INDEX dead_by_destination ON deliveries (destination, seq) WHERE state = 3;
 
 CREATE TABLE pending (
-  destination BLOB NOT NULL, place INTEGER NOT NULL, seq INTEGER NOT NULL, due INTEGER NOT NULL,
-  PRIMARY KEY (destination, place)) STRICT, WITHOUT ROWID;
+  destination BLOB NOT NULL, queue INTEGER NOT NULL, place INTEGER NOT NULL, seq INTEGER NOT NULL,
+  due INTEGER NOT NULL, order_key INTEGER,
+  PRIMARY KEY (destination, queue, place)) STRICT, WITHOUT ROWID;
 CREATE INDEX pending_by_due ON pending (destination, due) WHERE due > 0;
+CREATE INDEX pending_by_key ON pending (destination, order_key, place) WHERE order_key IS NOT NULL;
+
+CREATE TABLE parked (
+  destination BLOB NOT NULL, order_key INTEGER NOT NULL, tenant BLOB NOT NULL,
+  order_text TEXT NOT NULL, since INTEGER NOT NULL, delivery BLOB,
+  PRIMARY KEY (destination, order_key)) STRICT, WITHOUT ROWID;
 
 CREATE TABLE attempts (
   delivery_seq INTEGER NOT NULL, number INTEGER NOT NULL, id BLOB NOT NULL, agent BLOB,
