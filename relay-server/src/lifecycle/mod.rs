@@ -15,6 +15,8 @@ mod order;
 
 mod verdict;
 
+pub mod filter;
+
 pub use attempt::{AttemptOutcome, AttemptReport};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
