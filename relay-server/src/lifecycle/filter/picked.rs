@@ -11,6 +11,7 @@ use super::{
     number::Number,
     query,
 };
+use crate::lifecycle::Event;
 
 /// An event as filters may ask about it.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,20 @@ pub struct Subject<'e> {
     pub event_type: Option<&'e str>,
     /// The name of its source.
     pub source: &'e str,
+}
+
+impl<'e> Subject<'e> {
+    /// An event and the name of its source.
+    pub fn of(event: &'e Event, source: &'e str) -> Self {
+        Self {
+            method: &event.method,
+            target: &event.target,
+            headers: &event.headers,
+            body: &event.body,
+            event_type: event.event_type.as_deref(),
+            source,
+        }
+    }
 }
 
 /// A value at a place that filters look at.
