@@ -168,11 +168,15 @@ fn session_config(config: &Config, instance: AgentId) -> AgentConfig {
                 .map(|(name, lane)| (name.clone(), window(lane)));
             (windows.collect(), None)
         }
-        Serve::Listen { sources, lane } => {
+        Serve::Listen {
+            sources,
+            filter,
+            lane,
+        } => {
             // The session fills in the numbers from the window.
             let listen = Listen {
                 sources: sources.clone(),
-                filter: None,
+                filter: filter.clone(),
                 deliveries: 0,
                 bytes: 0,
             };

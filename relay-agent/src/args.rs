@@ -167,6 +167,9 @@ pub struct Listen {
         env = "HOOKFERRY_SOURCE"
     )]
     pub source: Vec<String>,
+    /// Which of their events, in JSON, such as '{"body": {"type": "order.paid"}}' (docs/filters.md)
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub filter: Option<String>,
     /// Path of the service, put between its address and the path of the request
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,

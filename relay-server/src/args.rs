@@ -538,6 +538,9 @@ pub enum SigningKeyCommand {
 #[derive(Debug, Subcommand)]
 pub enum RouteCommand {
     /// Connect a source to a destination.
+    #[command(
+        after_help = "Example: relay-server route create --source shop --destination billing --filter '{\"body\": {\"amount\": {\"$gte\": 100}}}'"
+    )]
     Create {
         /// Its name [default: SOURCE-DESTINATION].
         name: Option<String>,
@@ -547,6 +550,50 @@ pub enum RouteCommand {
         /// Name or id of the destination.
         #[arg(long)]
         destination: String,
+        /// Which events it takes [default: all]; see docs/filters.md.
+        #[arg(long, value_name = "JSON|@FILE|-")]
+        filter: Option<String>,
+    },
+    /// Change which events a route takes, from now on.
+    #[command(group = clap::ArgGroup::new("change").required(true))]
+    Update {
+        /// Name or id.
+        route: String,
+        /// Which events it takes.
+        #[arg(long, value_name = "JSON|@FILE|-", group = "change")]
+        filter: Option<String>,
+        /// Take all events.
+        #[arg(long, group = "change")]
+        no_filter: bool,
+    },
+    /// Say whether a route would take an event, and which term of its filter says no.
+    #[command(
+        after_help = "Examples:\n  relay-server route test shop-billing --event evt_01m84384yvt65ca6cebw018p38\n  relay-server route test shop-billing --data @order.json --filter @new-filter.json"
+    )]
+    Test {
+        /// Name or id.
+        route: String,
+        /// An event that has come, by its id.
+        #[arg(long, value_name = "ID", conflicts_with_all = ["data", "headers", "method", "path", "event_type"])]
+        event: Option<String>,
+        /// The body of a request: a text, @FILE, or - for standard input.
+        #[arg(long, value_name = "TEXT|@FILE|-")]
+        data: Option<String>,
+        /// A header field of the request; may be given more than once.
+        #[arg(long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// The method of the request [default: POST].
+        #[arg(long)]
+        method: Option<String>,
+        /// Path and query below the source's URL.
+        #[arg(long)]
+        path: Option<String>,
+        /// The type of the event [default: what the source's preset finds].
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
+        /// Another filter than the route's own.
+        #[arg(long, value_name = "JSON|@FILE|-")]
+        filter: Option<String>,
     },
     /// List routes.
     List(PageArgs),
@@ -788,6 +835,9 @@ mod tests {
             "serve --secret x",
             "source create a --secret x",
             "source create a --preset stripe --rule f",
+            "route update a",
+            "route update a --filter {} --no-filter",
+            "route test a --event e --data x",
             "token create a",
             "token create a --kind root",
             "deliveries list --dead --state pending",

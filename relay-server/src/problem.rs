@@ -52,6 +52,17 @@ pub struct Problem {
     pub status: Option<StatusCode>,
     /// The methods to name in Allow.
     pub allow: Option<HeaderValue>,
+    /// What is wrong at which places of the request's document.
+    pub errors: Vec<PlaceError>,
+}
+
+/// What is wrong at one place of a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlaceError {
+    /// The place, as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What is wrong, and what would be right.
+    pub detail: String,
 }
 
 impl Problem {
@@ -64,6 +75,7 @@ impl Problem {
             retry_after: None,
             status: None,
             allow: None,
+            errors: Vec::new(),
         }
     }
 
@@ -95,6 +107,13 @@ impl Problem {
         self
     }
 
+    /// Names the places that are wrong.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<PlaceError>) -> Self {
+        self.errors = errors;
+        self
+    }
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         let usual = || status(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -109,6 +128,7 @@ impl Problem {
             status: self.status().as_u16(),
             code: self.code,
             detail: self.detail.as_deref(),
+            errors: &self.errors,
         };
         // A struct of texts and a number always has a JSON form.
         serde_json::to_vec(&document).unwrap_or_default()
@@ -154,6 +174,8 @@ struct Document<'a> {
     code: Code,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [PlaceError],
 }
 
 impl axum::response::IntoResponse for Problem {

@@ -17,6 +17,8 @@ mod bytes;
 
 mod delivery;
 
+mod routing;
+
 mod agent;
 
 mod screen;

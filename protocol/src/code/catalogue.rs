@@ -220,6 +220,12 @@ codes! {
         "`listen` or `send` names a source that does not exist in the tenant of the token."
         "compare the name with `relay-server source list`, or listen with --source '*'"
 
+        Filter "E-FILTER" Configuration
+        "The filter is not valid"
+        "The relay checks the filter of `listen` before it opens the session, and names every place that is \
+         wrong. docs/filters.md describes filters."
+        "correct the filter at the places that the detail names"
+
         SendRefused "E-SEND-REFUSED" Failure
         "The relay does not make the test event"
         "Perhaps only the provider can sign for this source, the source is disabled or still awaits its \

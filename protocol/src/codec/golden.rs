@@ -291,6 +291,7 @@ fn refuse_codes() {
         (RefuseCode::Forbidden, "forbidden"),
         (RefuseCode::UnknownDestination, "unknown_destination"),
         (RefuseCode::UnknownSource, "unknown_source"),
+        (RefuseCode::InvalidFilter, "invalid_filter"),
         (RefuseCode::Version, "version"),
         (RefuseCode::Limit, "limit"),
         (RefuseCode::Unavailable, "unavailable"),

@@ -243,6 +243,8 @@ pub enum RefuseCode {
     UnknownDestination,
     /// Hello names a source that does not exist.
     UnknownSource,
+    /// The filter of a listener is not valid.
+    InvalidFilter,
     /// No version in common.
     Version,
     /// Too many sessions, destinations or frames.

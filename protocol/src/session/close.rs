@@ -116,9 +116,11 @@ impl RefuseCode {
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::TokenRevoked => CloseCode::Unauthorised,
-            Self::Forbidden | Self::UnknownDestination | Self::UnknownSource | Self::Version => {
-                CloseCode::Forbidden
-            }
+            Self::Forbidden
+            | Self::UnknownDestination
+            | Self::UnknownSource
+            | Self::InvalidFilter
+            | Self::Version => CloseCode::Forbidden,
             Self::Limit | Self::Unavailable | Self::Other => CloseCode::Busy,
             Self::Violation => CloseCode::Violation,
         }

@@ -31,6 +31,9 @@ use crate::{
     explain::{Code, Failure},
 };
 
+/// The longest text of a filter, in bytes.
+const FILTER_BYTES_MAX: usize = 64 * 1024;
+
 /// What is read of the process's surroundings, beside flags that already carry the environment.
 pub trait Environment {
     /// An environment variable.
@@ -169,6 +172,7 @@ impl Loaded {
             ca_file: ca_file(&args.link, &file, &mut origins),
             serve: Serve::Listen {
                 sources: args.source.clone(),
+                filter: args.filter.as_deref().map(listen_filter).transpose()?,
                 lane,
             },
             allow_targets,
@@ -519,6 +523,20 @@ fn grace(args: &LinkArgs, file: &FileConfig, origins: &mut Origins) -> Result<Du
     let default = format!("{}s", GRACE_DEFAULT.as_secs());
     let text = origins.pick("grace", args.grace.clone(), file.grace.clone(), default);
     parse_duration(&text).map_err(|wrong| invalid("grace", wrong))
+}
+
+/// The filter of `listen`: JSON, or a file of it. What it means is the relay's to judge.
+fn listen_filter(text: &str) -> Result<serde_json::Value, Failure> {
+    let wrong = |wrong: String| invalid("--filter", wrong);
+    let document = match text.strip_prefix('@') {
+        Some(path) => token::read_start(Path::new(path), FILTER_BYTES_MAX)
+            .map_err(|error| wrong(format!("{path}: {error}")))?,
+        None => text.to_owned(),
+    };
+    if document.len() > FILTER_BYTES_MAX {
+        return Err(wrong(format!("it is longer than {FILTER_BYTES_MAX} bytes")));
+    }
+    serde_json::from_str(&document).map_err(|error| wrong(format!("it is no JSON: {error}")))
 }
 
 fn valid<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {

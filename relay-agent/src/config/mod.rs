@@ -191,6 +191,8 @@ pub enum Serve {
     Listen {
         /// Their names; `*` stands for all.
         sources: Vec<String>,
+        /// Which of their events; the relay checks and applies it.
+        filter: Option<serde_json::Value>,
         /// Where its events go.
         lane: Box<Lane>,
     },

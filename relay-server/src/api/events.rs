@@ -180,7 +180,11 @@ pub(super) async fn list(
 }
 
 /// An event of the tenant; a text that is no id is an event that does not exist.
-async fn find(state: &ApiState, tenant: TenantId, text: &str) -> Result<EventDetail, Problem> {
+pub(super) async fn find(
+    state: &ApiState,
+    tenant: TenantId,
+    text: &str,
+) -> Result<EventDetail, Problem> {
     let id: EventId = text.parse().map_err(|_| Problem::new(Code::NotFound))?;
     let found = state.queries.event(tenant, id).await.map_err(unanswered)?;
     found.ok_or(Problem::new(Code::NotFound))
@@ -315,7 +319,7 @@ fn replay_destinations(
     if event.deliveries.is_empty()
         && let Some(live) = directory.source(tenant, event.event.source)
     {
-        destinations.clone_from(&live.destinations);
+        destinations = live.route(&event.event).destinations;
     }
     destinations
 }

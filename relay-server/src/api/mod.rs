@@ -23,6 +23,8 @@ mod signing_keys;
 
 mod routes;
 
+mod route_test;
+
 mod tokens;
 
 mod events;
@@ -115,7 +117,13 @@ pub fn router(state: ApiState) -> Router {
             post(signing_keys::rotate),
         )
         .route("/routes", get(routes::list).post(routes::create))
-        .route("/routes/{route}", get(routes::show).delete(routes::delete))
+        .route(
+            "/routes/{route}",
+            get(routes::show)
+                .patch(routes::update)
+                .delete(routes::delete),
+        )
+        .route("/routes/{route}/test", post(route_test::test))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{token}", get(tokens::show).delete(tokens::delete))
         .route("/events", get(events::list))

@@ -6,16 +6,18 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use protocol::id::{RouteId, TenantId};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     Answer, ApiState,
     auth::InTenant,
     complete, destinations,
-    extract::{Body, Params},
+    extract::{Body, Params, bad, nullable},
     pages::{List, PageParams},
-    sources,
+    refused, sources,
 };
 use crate::{
+    lifecycle::filter::Filter,
     problem::{Code, Problem},
     tenancy::{Directory, Invalid, Route, TenancyError},
 };
@@ -28,7 +30,10 @@ pub(super) struct RouteView {
     source_name: Option<String>,
     destination: String,
     destination_name: Option<String>,
+    filter: Option<Value>,
+    version: u64,
     created_at: String,
+    updated_at: String,
 }
 
 fn view(directory: &Directory, route: &Route) -> RouteView {
@@ -41,7 +46,13 @@ fn view(directory: &Directory, route: &Route) -> RouteView {
         source_name: source.map(|live| live.source.name.to_string()),
         destination: route.destination.to_string(),
         destination_name: destination.map(|it| it.name.to_string()),
+        filter: route
+            .filter
+            .as_ref()
+            .map(|filter| filter.document().clone()),
+        version: route.revision.version,
         created_at: route.revision.created_at.to_string(),
+        updated_at: route.revision.updated_at.to_string(),
     }
 }
 
@@ -54,9 +65,30 @@ pub(super) struct NewRoute {
     source: String,
     /// By id or name.
     destination: String,
+    /// Which events; all without one.
+    filter: Option<Value>,
 }
 
-fn find(state: &ApiState, tenant: TenantId, text: &str) -> Result<Arc<Route>, Problem> {
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteChange {
+    /// The version the change is based on.
+    version: Option<u64>,
+    /// `null` takes all events.
+    #[serde(default, deserialize_with = "nullable")]
+    #[expect(
+        clippy::option_option,
+        reason = "absent, null and a value are three things"
+    )]
+    filter: Option<Option<Value>>,
+}
+
+fn parse_filter(document: Option<&Value>) -> Result<Option<Filter>, Problem> {
+    let filter = document.map(Filter::parse).transpose();
+    filter.map_err(|error| refused(&TenancyError::from(error)))
+}
+
+pub(super) fn find(state: &ApiState, tenant: TenantId, text: &str) -> Result<Arc<Route>, Problem> {
     let directory = state.tenancy.directory();
     let id = text.parse::<RouteId>().ok();
     let is_it = |route: &&Arc<Route>| Some(route.id) == id || route.name.as_str() == text;
@@ -91,11 +123,12 @@ pub(super) async fn create(
     let source = source.map_err(|_| unknown("source"))?.source.id;
     let destination = destinations::find(&state, tenant, &new.destination);
     let destination = destination.map_err(|_| unknown("destination"))?.id;
+    let filter = parse_filter(new.filter.as_ref())?;
     let tenancy = Arc::clone(&state.tenancy);
     let create = async move {
         let name = new.name.as_deref();
         tenancy
-            .create_route(tenant, name, source, destination)
+            .create_route(tenant, name, source, destination, filter)
             .await
     };
     let route = complete(create).await?;
@@ -108,6 +141,31 @@ pub(super) async fn show(
     Path(route): Path<String>,
 ) -> Result<Answer<RouteView>, Problem> {
     let route = find(&state, tenant, &route)?;
+    Ok(Answer::ok(view(&state.tenancy.directory(), &route)))
+}
+
+pub(super) async fn update(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(route): Path<String>,
+    Body(change): Body<RouteChange>,
+) -> Result<Answer<RouteView>, Problem> {
+    let route = find(&state, tenant, &route)?;
+    let Some(filter) = &change.filter else {
+        return Err(bad(
+            "filter",
+            "is all that can be changed; give one, or null",
+        ));
+    };
+    let filter = parse_filter(filter.as_ref())?;
+    let tenancy = Arc::clone(&state.tenancy);
+    let update = async move {
+        let id = route.id;
+        tenancy
+            .update_route(tenant, id, change.version, filter)
+            .await
+    };
+    let route = complete(update).await?;
     Ok(Answer::ok(view(&state.tenancy.directory(), &route)))
 }
 

@@ -101,7 +101,7 @@ async fn make(
         id: accepted.id.to_string(),
         event_type: accepted.event_type,
         duplicate: accepted.duplicate,
-        destinations: live.destinations.len(),
+        destinations: accepted.destinations,
     };
     Ok(Answer(status, view))
 }
@@ -128,7 +128,7 @@ fn check_reach(state: &ApiState, live: &Arc<LiveSource>, token: &Token) -> Resul
         let destination = directory.destination(live.source.tenant, id);
         destination.is_some_and(|destination| own.contains(&destination.name))
     };
-    if live.destinations.iter().copied().all(reaches) {
+    if live.routing.destinations().into_iter().all(reaches) {
         return Ok(());
     }
     let why = "the source has routes to destinations that the token is not for";

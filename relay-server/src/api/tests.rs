@@ -637,6 +637,138 @@ async fn events_are_listed_by_many_things() {
 }
 
 #[tokio::test]
+async fn a_route_is_filtered_and_a_wrong_filter_is_refused_with_its_places() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+    let filter = json!({ "headers": { "x-one": "1" } });
+    let created = api
+        .create(
+            token,
+            "/routes",
+            json!({ "name": "some", "source": "stripe", "destination": "billing", "filter": filter }),
+        )
+        .await;
+    assert_eq!(created["filter"], filter);
+
+    let wrong = json!({ "filter": { "bdy": 1, "body": { "a/b": { "$gtt": 1 } } } });
+    let problem = api
+        .refuses(
+            token,
+            Method::PATCH,
+            "/routes/some",
+            wrong,
+            422,
+            "E-INVALID",
+        )
+        .await;
+    let errors = problem["errors"].as_array().unwrap();
+    let pointers: Vec<_> = errors.iter().map(|error| text(error, "pointer")).collect();
+    assert_eq!(
+        pointers,
+        ["/filter/bdy", "/filter/body/a~1b/$gtt"],
+        "{problem}"
+    );
+    for (change, status) in [
+        (json!({}), 400),
+        (json!({ "filter": null, "version": 7 }), 409),
+        (json!({ "filter": null }), 200),
+    ] {
+        let answer = api.call(token, Method::PATCH, "/routes/some", change).await;
+        Api::expect(answer, status);
+    }
+    let shown = api.get(token, "/routes/some").await;
+    assert_eq!(
+        (&shown["filter"], &shown["version"]),
+        (&Value::Null, &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn a_route_is_tried_on_events_and_requests() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+    let change = json!({ "filter": { "body": { "type": { "$startsWith": "invoice." } } } });
+    let changed = api
+        .call(token, Method::PATCH, "/routes/stripe-billing", change)
+        .await;
+    Api::expect(changed, 200);
+
+    for (test, unmet, body) in [
+        (
+            json!({ "event": acme.event }),
+            Some("/body/type/$startsWith"),
+            "not_json",
+        ),
+        (
+            json!({ "event": acme.event, "filter": { "type": "invoice.paid", "headers": { "x-one": 1 } } }),
+            None,
+            "unread",
+        ),
+        (
+            json!({ "request": { "body": "{\"type\":\"invoice.paid\"}" } }),
+            None,
+            "json",
+        ),
+        (
+            json!({ "request": { "body_base64": "e30=" } }),
+            Some("/body/type/$startsWith"),
+            "json",
+        ),
+        (
+            json!({ "request": { "body": "{\"type\":\"x\"}" }, "filter": { "type": "y" } }),
+            Some("/type"),
+            "unread",
+        ),
+        (
+            json!({ "request": { "method": "PUT", "path": "/a?b=1", "headers": { "X-A": "b" } },
+                "filter": { "method": "PUT", "path": "/a", "query": { "b": 1 }, "headers": { "x-a": "b" } } }),
+            None,
+            "unread",
+        ),
+    ] {
+        let answer = api
+            .call(
+                token,
+                Method::POST,
+                "/routes/stripe-billing/test",
+                test.clone(),
+            )
+            .await;
+        let tested = Api::expect(answer, 200);
+        let expected = (&json!(unmet), &json!(body), &json!(unmet.is_none()));
+        let found = (&tested["unmet"], &tested["body"], &tested["matched"]);
+        assert_eq!(found, expected, "{test}");
+    }
+}
+
+#[tokio::test]
+async fn a_test_of_a_route_that_makes_no_sense_is_refused() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let token = &acme.token;
+    for (test, status, code) in [
+        (json!({}), 400, "E-REQUEST"),
+        (
+            json!({ "event": acme.event, "request": {} }),
+            400,
+            "E-REQUEST",
+        ),
+        (
+            json!({ "request": {}, "filter": { "x": 1 } }),
+            422,
+            "E-INVALID",
+        ),
+        (json!({ "event": "evt_nope" }), 404, "E-NOT-FOUND"),
+    ] {
+        let path = "/routes/stripe-billing/test";
+        api.refuses(token, Method::POST, path, test, status, code)
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn an_event_is_shown_and_downloaded() {
     let api = Api::new().await;
     let acme = api.customer("acme").await;
@@ -772,6 +904,13 @@ const NAMING: &[(&str, &str, &str)] = &[
     ("POST", "/destinations/<dst>/signing-keys/rotate", "{}"),
     ("GET", "/routes/<rte>", ""),
     ("DELETE", "/routes/<rte>", ""),
+    ("PATCH", "/routes/<rte>", r#"{"filter":{"method":"X"}}"#),
+    ("POST", "/routes/<rte>/test", r#"{"request":{}}"#),
+    (
+        "POST",
+        "/routes/stripe-billing/test",
+        r#"{"event":"<evt>"}"#,
+    ),
     (
         "POST",
         "/routes",

@@ -151,33 +151,38 @@ fn create_source(new: NewSourceArgs) -> Result<Call, Failure> {
 }
 
 fn test_event(args: TestArgs) -> Result<Value, Failure> {
-    let mut body = Map::new();
-    let mut set = |name: &str, value: Option<Value>| {
-        body.extend(value.map(|value| (name.to_owned(), value)));
+    let mut body = request_body(args.data.as_deref(), &args.headers)?;
+    let mut set = |name: &str, value: Option<String>| {
+        body.extend(value.map(|value| (name.to_owned(), value.into())));
     };
-    set("type", args.event.map(Value::from));
-    match args.data.map(|data| read_data(&data)).transpose()? {
-        None => {}
-        Some(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => set("body", Some(text.into())),
-            Err(binary) => {
-                let text = BASE64_STANDARD.encode(binary.as_bytes());
-                set("body_base64", Some(text.into()));
-            }
-        },
+    set("type", args.event);
+    set("content_type", args.content_type);
+    set("method", args.method);
+    set("path", args.path);
+    Ok(body.into())
+}
+
+/// Body and header fields of a request to make or try.
+fn request_body(data: Option<&str>, fields: &[String]) -> Result<Map<String, Value>, Failure> {
+    let mut body = Map::new();
+    if let Some(bytes) = data.map(read_data).transpose()? {
+        let (name, text) = match String::from_utf8(bytes) {
+            Ok(text) => ("body", text),
+            Err(binary) => ("body_base64", BASE64_STANDARD.encode(binary.as_bytes())),
+        };
+        body.insert(name.to_owned(), text.into());
     }
-    set("content_type", args.content_type.map(Value::from));
     let mut headers = Map::new();
-    for field in &args.headers {
+    for field in fields {
         let (name, value) = field.split_once(':').ok_or_else(|| {
             Failure::Plain(format!("--header {field}: write it as \"NAME: VALUE\""))
         })?;
         headers.insert(name.trim().to_owned(), value.trim().into());
     }
-    set("headers", (!headers.is_empty()).then(|| headers.into()));
-    set("method", args.method.map(Value::from));
-    set("path", args.path.map(Value::from));
-    Ok(body.into())
+    if !headers.is_empty() {
+        body.insert("headers".to_owned(), headers.into());
+    }
+    Ok(body)
 }
 
 /// The body of a test: the text itself, or what a file or the standard input holds.
@@ -312,8 +317,12 @@ pub(super) fn route(command: RouteCommand) -> Result<Call, Failure> {
             name,
             source,
             destination,
+            filter,
         } => {
             let mut body = json!({ "source": source, "destination": destination });
+            if let Some(filter) = filter {
+                body["filter"] = read_filter(&filter)?;
+            }
             if let Some(name) = name {
                 body["name"] = name.into();
             }
@@ -321,8 +330,65 @@ pub(super) fn route(command: RouteCommand) -> Result<Call, Failure> {
         }
         RouteCommand::List(page) => Call::list(&["routes"], page, Show::Routes),
         RouteCommand::Get { route } => Call::get(&["routes", &route]),
+        RouteCommand::Update {
+            route,
+            filter,
+            no_filter: _,
+        } => {
+            let filter = filter.map(|filter| read_filter(&filter)).transpose()?;
+            let mut call = Call::post(&["routes", &route], json!({ "filter": filter }));
+            call.method = Method::PATCH;
+            call
+        }
+        RouteCommand::Test {
+            route,
+            event: Some(event),
+            filter,
+            ..
+        } => {
+            let mut body = Map::new();
+            body.insert("event".to_owned(), event.into());
+            test_route(&route, body, filter)?
+        }
+        RouteCommand::Test {
+            route,
+            event: None,
+            data,
+            headers,
+            method,
+            path,
+            event_type,
+            filter,
+        } => {
+            let mut request = request_body(data.as_deref(), &headers)?;
+            let texts = [("method", method), ("path", path), ("type", event_type)];
+            for (name, text) in texts {
+                request.extend(text.map(|text| (name.to_owned(), text.into())));
+            }
+            let mut body = Map::new();
+            body.insert("request".to_owned(), request.into());
+            test_route(&route, body, filter)?
+        }
         RouteCommand::Delete { route } => Call::delete(&["routes", &route]),
     })
+}
+
+fn test_route(
+    route: &str,
+    mut body: Map<String, Value>,
+    filter: Option<String>,
+) -> Result<Call, Failure> {
+    if let Some(filter) = filter {
+        body.insert("filter".to_owned(), read_filter(&filter)?);
+    }
+    let mut call = Call::post(&["routes", route, "test"], body.into());
+    call.show = Show::RouteTest;
+    Ok(call)
+}
+
+fn read_filter(text: &str) -> Result<Value, Failure> {
+    serde_json::from_slice(&read_data(text)?)
+        .map_err(|error| Failure::Plain(format!("--filter: it is no JSON: {error}")))
 }
 
 pub(super) fn token(command: TokenCommand) -> Result<Call, Failure> {

@@ -126,6 +126,22 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| document.get(name).and_then(|value| value.as_str());
     let code = text("code").and_then(|code| code.parse::<Code>().ok());
+    let errors = document.get("errors").and_then(|errors| errors.as_array());
+    if let (Some(code), Some(errors)) = (code, errors)
+        && errors.len() > 1
+    {
+        let mut detail = code.title().to_owned();
+        for error in errors {
+            let part = |name| {
+                error
+                    .get(name)
+                    .and_then(|part| part.as_str())
+                    .unwrap_or_default()
+            };
+            detail.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
+        }
+        return Failure::coded(code, detail);
+    }
     match (code, text("detail")) {
         (Some(code), Some(detail)) => Failure::coded(code, detail),
         (Some(code), None) => Failure::coded(code, code.title()),

@@ -6,6 +6,8 @@ mod calls;
 
 mod output;
 
+mod columns;
+
 mod init;
 
 mod upkeep;

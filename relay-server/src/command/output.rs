@@ -9,7 +9,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Failure, print, tell};
+use super::{
+    Failure,
+    columns::{self, Column},
+    print, tell,
+};
 use crate::args::{Connection, Output};
 
 /// How wide texts for people are: as wide as the terminal, within reason.
@@ -54,82 +58,29 @@ pub(super) enum Show {
     Replayed,
     /// As a table.
     SigningKeys,
+    /// In a sentence.
+    RouteTest,
 }
-
-/// A column: its title and where its text is.
-type Column = (&'static str, fn(&Value) -> String);
 
 impl Show {
     fn columns(&self) -> &'static [Column] {
         match self {
-            Self::Item | Self::Deleted | Self::Raw | Self::NewToken(_) | Self::HandshakeSecret => {
-                &[]
-            }
-            Self::Tenants => &[
-                ("NAME", |v| text(v, "name")),
-                ("ID", |v| text(v, "id")),
-                ("CREATED", |v| text(v, "created_at")),
-            ],
-            Self::Sources => &[
-                ("NAME", |v| text(v, "name")),
-                ("VERIFIES", |v| {
-                    v.get("preset").map_or("own rule".to_owned(), plain)
-                }),
-                ("ENABLED", |v| text(v, "enabled")),
-                ("URL", |v| text(v, "url")),
-            ],
-            Self::Destinations => &[
-                ("NAME", |v| text(v, "name")),
-                ("ID", |v| text(v, "id")),
-                ("TIMEOUT", |v| format!("{} ms", text(v, "timeout_ms"))),
-                ("LISTENER", |v| text(v, "listener")),
-            ],
-            Self::Routes => &[
-                ("NAME", |v| text(v, "name")),
-                ("SOURCE", |v| text(v, "source_name")),
-                ("DESTINATION", |v| text(v, "destination_name")),
-            ],
-            Self::Tokens => &[
-                ("NAME", |v| text(v, "name")),
-                ("KIND", |v| text(v, "kind")),
-                ("SCOPES", |v| joined(v, "scopes")),
-                ("DESTINATIONS", |v| joined(v, "destinations")),
-                ("EXPIRES", |v| text(v, "expires_at")),
-                ("ID", |v| text(v, "id")),
-            ],
-            Self::Events => &[
-                ("ID", |v| text(v, "id")),
-                ("RECEIVED", |v| text(v, "received_at")),
-                ("SOURCE", |v| text(v, "source_name")),
-                ("TYPE", |v| text(v, "type")),
-                ("BYTES", |v| text(v, "body_bytes")),
-                ("DELIVERIES", states),
-            ],
-            Self::Deliveries => &[
-                ("ID", |v| text(v, "id")),
-                ("EVENT", |v| text(v, "event")),
-                ("DESTINATION", |v| text(v, "destination_name")),
-                ("STATE", |v| text(v, "state")),
-                ("ATTEMPTS", |v| text(v, "attempts")),
-                ("NEXT", |v| text(v, "next_attempt_at")),
-                ("REASON", |v| text(v, "reason")),
-            ],
-            Self::Attempts => &[
-                ("NUMBER", |v| text(v, "number")),
-                ("ENDED", |v| text(v, "ended_at")),
-                ("MS", |v| text(v, "elapsed_ms")),
-                ("OUTCOME", outcome),
-            ],
-            Self::SigningKeys => &[
-                ("KEY", |v| text(v, "key")),
-                ("ADDED", |v| text(v, "added_at")),
-                ("SIGNS UNTIL", |v| text(v, "until")),
-            ],
-            Self::Replayed => &[
-                ("OUTCOME", |v| text(v, "outcome")),
-                ("DELIVERY", |v| text(v, "delivery")),
-                ("DESTINATION", |v| text(v, "destination_name")),
-            ],
+            Self::Item
+            | Self::Deleted
+            | Self::Raw
+            | Self::NewToken(_)
+            | Self::HandshakeSecret
+            | Self::RouteTest => &[],
+            Self::Tenants => columns::TENANTS,
+            Self::Sources => columns::SOURCES,
+            Self::Destinations => columns::DESTINATIONS,
+            Self::Routes => columns::ROUTES,
+            Self::Tokens => columns::TOKENS,
+            Self::Events => columns::EVENTS,
+            Self::Deliveries => columns::DELIVERIES,
+            Self::Attempts => columns::ATTEMPTS,
+            Self::SigningKeys => columns::SIGNING_KEYS,
+            Self::Replayed => columns::REPLAYED,
         }
     }
 }
@@ -177,6 +128,7 @@ fn show_text(show: &Show, value: &Value) -> Result<(), Failure> {
             return print(format!("{}\n", text(value, "token")).as_bytes());
         }
         Show::NewToken(Some(_)) => return Ok(()),
+        Show::RouteTest => return print(route_test(value).as_bytes()),
         _ => {}
     }
     let Some(rows) = value.get("data").and_then(Value::as_array) else {
@@ -216,7 +168,7 @@ pub(super) fn write_private(path: &Path, secret: &str) -> Result<(), Failure> {
 }
 
 /// A value as people read it, without control characters: strangers wrote some of these texts.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     let text = match value {
         Value::Null => return "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -232,44 +184,22 @@ fn plain(value: &Value) -> String {
     text.chars().map(escape).collect()
 }
 
-fn text(row: &Value, field: &str) -> String {
+pub(super) fn text(row: &Value, field: &str) -> String {
     plain(row.get(field).unwrap_or(&Value::Null))
 }
 
-fn joined(row: &Value, field: &str) -> String {
-    match row.get(field).and_then(Value::as_array) {
-        Some(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
-        None => "-".to_owned(),
-    }
-}
-
-fn states(event: &Value) -> String {
-    let deliveries = event.get("deliveries").and_then(Value::as_array);
-    let deliveries = deliveries.map(Vec::as_slice).unwrap_or_default();
-    if deliveries.is_empty() {
-        return "unrouted".to_owned();
-    }
-    let state = |delivery: &Value| {
-        format!(
-            "{}:{}",
-            text(delivery, "destination_name"),
-            text(delivery, "state")
-        )
+fn route_test(tested: &Value) -> String {
+    let body = match tested.get("body").and_then(Value::as_str) {
+        Some("not_json") => "\nThe body is no JSON that filters see: it is like a missing one.",
+        _ => "",
     };
-    deliveries.iter().map(state).collect::<Vec<_>>().join(",")
-}
-
-fn outcome(attempt: &Value) -> String {
-    match attempt.get("outcome").and_then(Value::as_str) {
-        Some("answered") => format!("answered {}", text(attempt, "status")),
-        Some("failed") => {
-            format!(
-                "failed: {} {}",
-                text(attempt, "failure"),
-                text(attempt, "detail")
-            )
+    match tested.get("unmet").and_then(Value::as_str) {
+        None => format!("The route takes it.{body}\n"),
+        Some(place) => {
+            let filter = tested.get("filter").unwrap_or(&Value::Null);
+            let term = filter.pointer(place).map(plain).unwrap_or_default();
+            format!("The route does not take it: {place} {term} is not met.{body}\n")
         }
-        _ => text(attempt, "outcome"),
     }
 }
 

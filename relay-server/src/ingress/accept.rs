@@ -56,6 +56,8 @@ pub struct IngressConfig {
 pub struct IngressCounters {
     /// Accepted events.
     pub accepted: AtomicU64,
+    /// Accepted events that no route took.
+    pub unrouted: AtomicU64,
     /// Repeats of accepted events.
     pub duplicates: AtomicU64,
     /// Everything that was not accepted.

@@ -61,6 +61,8 @@ pub struct Accepted {
     pub duplicate: bool,
     /// What its provider calls this kind of event.
     pub event_type: Option<String>,
+    /// How many destinations it goes to; of a repeat, how many it would go to now.
+    pub destinations: usize,
 }
 
 impl Received {
@@ -185,17 +187,19 @@ impl Ingress {
             provider_id: known.provider_id,
             remote: received.remote,
         };
+        let routed = live.route(&event);
         let directory = self.tenancy.directory();
         let fresh = |destination| NewDelivery {
             id: DeliveryId::from_u128(ids::fresh(now)),
             destination,
             order: directory.order_key(destination, &event),
         };
-        let deliveries = live.destinations.iter().copied().map(fresh).collect();
+        let deliveries: Vec<_> = routed.destinations.iter().copied().map(fresh).collect();
         let mut accepted = Accepted {
             id: event.id,
             duplicate: false,
             event_type: known.event_type,
+            destinations: deliveries.len(),
         };
         let new = NewEvent {
             event,
@@ -205,6 +209,10 @@ impl Ingress {
         match self.store.append(new).await {
             Ok(Appended::New) => {
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+                if accepted.destinations == 0 {
+                    self.counters.unrouted.fetch_add(1, Ordering::Relaxed);
+                    info!(event = %accepted.id, source = %live.source.id, "no route takes an event; it is kept");
+                }
             }
             Ok(Appended::Duplicate { first, reopened }) => {
                 self.counters.duplicates.fetch_add(1, Ordering::Relaxed);

@@ -17,6 +17,10 @@ mod lane;
 
 mod verdict;
 
+pub mod filter;
+
+mod route;
+
 pub use attempt::{AttemptOutcome, AttemptReport};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
@@ -25,5 +29,6 @@ pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };
 pub use retry::{RetryPolicy, Spent};
+pub use route::RouteDecision;
 pub use status::{Meaning, StatusMistake, StatusPolicy, StatusSpec};
 pub use verdict::{Excuse, History, JudgePolicy, Verdict, judge};

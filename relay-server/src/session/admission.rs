@@ -119,18 +119,15 @@ async fn open_listener(
     hello: &Hello,
     listen: &Listen,
 ) -> Result<Listener, Refuse> {
-    if listen.filter.is_some() {
-        return Err(refuse(
-            RefuseCode::Forbidden,
-            "this relay does not know filters yet; listen without one",
-        ));
-    }
-    let opened = context
-        .tenancy
-        .open_listen(&authorised.token, hello.instance, &listen.sources)
-        .await;
-    opened.map_err(|error| match &error {
+    let opened = context.tenancy.open_listen(
+        &authorised.token,
+        hello.instance,
+        &listen.sources,
+        listen.filter.as_ref(),
+    );
+    opened.await.map_err(|error| match &error {
         TenancyError::Forbidden(_) => refuse(RefuseCode::Forbidden, &error.to_string()),
+        TenancyError::Filter(_) => refuse(RefuseCode::InvalidFilter, &error.to_string()),
         TenancyError::Invalid(_) => refuse(RefuseCode::UnknownSource, &error.to_string()),
         TenancyError::Store(_) => {
             warn!(%error, "a listener could not be opened");

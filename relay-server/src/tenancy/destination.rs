@@ -1,11 +1,13 @@
 //! Destinations, the named queues of a tenant, and the routes that lead to them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 
 use super::{Invalid, Name, OldSignatures, Revision, SigningKey};
-use crate::lifecycle::{JudgePolicy, OnDead, Order, RetryPolicy, StatusMistake, StatusPolicy};
+use crate::lifecycle::{
+    JudgePolicy, OnDead, Order, RetryPolicy, StatusMistake, StatusPolicy, filter::Filter,
+};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_mins(15);
@@ -141,6 +143,8 @@ pub struct Route {
     pub source: SourceId,
     /// Where they go.
     pub destination: DestinationId,
+    /// Which of them; all without one.
+    pub filter: Option<Arc<Filter>>,
 }
 
 #[cfg(test)]

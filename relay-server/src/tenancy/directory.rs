@@ -9,15 +9,15 @@ use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
 use tracing::error;
 
 use super::{
-    Destination, Invalid, Name, OldSignatures, ProviderKeys, Route, SecretKey, Signer, Source,
-    Tenant, Token, TokenHash, TokenText,
+    Destination, Invalid, Name, OldSignatures, ProviderKeys, Route, Routed, Routing, SecretKey,
+    Signer, Source, Tenant, Token, TokenHash, TokenText,
     documents::{self, Stored},
     secrets::Place,
 };
 use crate::{
     clock::Timestamp,
     ingress::Rate,
-    lifecycle::{Event, OrderKey},
+    lifecycle::{Event, OrderKey, filter::Subject},
     store::{Resource, ResourceKind, StoreError},
     verify::{Credentials, Preset, Secret, Verifier},
 };
@@ -116,8 +116,8 @@ pub struct LiveSource {
     pub methods: Vec<String>,
     /// The same for Allow.
     pub allow: http::HeaderValue,
-    /// Where its events go, each once.
-    pub destinations: Vec<DestinationId>,
+    /// Where its events go.
+    pub routing: Routing,
     /// How fast it takes requests, if limited. Starts anew when the source changes.
     pub rate: Option<Rate>,
 }
@@ -125,7 +125,7 @@ pub struct LiveSource {
 impl LiveSource {
     fn new(
         source: Arc<Source>,
-        destinations: Vec<DestinationId>,
+        routes: Vec<Arc<Route>>,
         key: &SecretKey,
         provider_keys: &ProviderKeys,
     ) -> Self {
@@ -139,7 +139,7 @@ impl LiveSource {
             verifier,
             methods,
             allow,
-            destinations,
+            routing: Routing::new(routes),
             rate,
         }
     }
@@ -155,9 +155,15 @@ impl LiveSource {
         preset.is_some_and(|preset| preset.challenges_with(method))
     }
 
+    /// Asks its routes about an event.
+    pub fn route(&self, event: &Event) -> Routed {
+        let name = self.source.name.as_str();
+        self.routing.route(&Subject::of(event, name))
+    }
+
     /// Whether it still shows these settings.
-    fn is_current(&self, source: &Arc<Source>, destinations: &[DestinationId]) -> bool {
-        Arc::ptr_eq(&self.source, source) && self.destinations == destinations
+    fn is_current(&self, source: &Arc<Source>, routes: &[Arc<Route>]) -> bool {
+        Arc::ptr_eq(&self.source, source) && self.routing.is_of(routes)
     }
 }
 
@@ -242,22 +248,21 @@ impl Directory {
         key: &SecretKey,
         provider_keys: &ProviderKeys,
     ) -> Self {
-        let mut routed: HashMap<SourceId, Vec<DestinationId>> = HashMap::new();
+        let mut routed: HashMap<SourceId, Vec<Arc<Route>>> = HashMap::new();
         for route in records.routes.values() {
-            let exists = records.destinations.contains_key(&route.destination);
-            let destinations = routed.entry(route.source).or_default();
-            if exists && !destinations.contains(&route.destination) {
-                destinations.push(route.destination);
+            if records.destinations.contains_key(&route.destination) {
+                let routes = routed.entry(route.source).or_default();
+                routes.push(Arc::clone(route));
             }
         }
         let mut directory = Self::default();
         for (id, source) in &records.sources {
-            let destinations = routed.remove(id).unwrap_or_default();
+            let routes = routed.remove(id).unwrap_or_default();
             let live = match previous.live.get(id) {
-                Some(live) if live.is_current(source, &destinations) => Arc::clone(live),
+                Some(live) if live.is_current(source, &routes) => Arc::clone(live),
                 _ => {
                     let source = Arc::clone(source);
-                    Arc::new(LiveSource::new(source, destinations, key, provider_keys))
+                    Arc::new(LiveSource::new(source, routes, key, provider_keys))
                 }
             };
             directory

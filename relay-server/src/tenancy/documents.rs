@@ -1,7 +1,7 @@
 //! The JSON documents in the store, apart from the types they become: either can change alone, and
 //! a document of an older version reads with defaults.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec},
+    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec, filter::Filter},
     store::{Resource, ResourceKind, StoreError},
     verify::RuleSpec,
 };
@@ -347,6 +347,8 @@ impl Stored for Destination {
 struct RouteDocument {
     source: SourceId,
     destination: DestinationId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<serde_json::Value>,
 }
 
 impl Stored for Route {
@@ -356,11 +358,13 @@ impl Stored for Route {
         to_json(&RouteDocument {
             source: self.source,
             destination: self.destination,
+            filter: self.filter.as_ref().map(|filter| filter.document().clone()),
         })
     }
 
     fn read(resource: &Resource) -> Option<Self> {
         let document: RouteDocument = from_json(resource)?;
+        let filter = document.filter.as_ref().map(Filter::parse);
         Some(Self {
             id: RouteId::from_u128(resource.id),
             tenant: resource.tenant?,
@@ -368,6 +372,7 @@ impl Stored for Route {
             revision: revision(resource),
             source: document.source,
             destination: document.destination,
+            filter: filter.transpose().ok()?.map(Arc::new),
         })
     }
 }
@@ -475,6 +480,10 @@ mod tests {
         );
         check::<Route>(
             r#"{"source":"src_00000000000000000000000001","destination":"dst_00000000000000000000000002"}"#,
+        );
+        check::<Route>(
+            r#"{"source":"src_00000000000000000000000001","destination":"dst_00000000000000000000000002",
+                "filter":{"body":{"a":{"$gt":1}}}}"#,
         );
         let hash = "00".repeat(32);
         check::<Token>(&format!(

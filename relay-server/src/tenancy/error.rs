@@ -2,7 +2,8 @@
 
 use super::{Invalid, InvalidName, secrets::NoRandomness};
 use crate::{
-    problem::{Code, Problem},
+    lifecycle::filter::InvalidFilter,
+    problem::{Code, PlaceError, Problem},
     store::StoreError,
 };
 
@@ -12,6 +13,9 @@ pub enum TenancyError {
     /// The settings cannot work; the text names the field.
     #[error("{0}")]
     Invalid(#[from] Invalid),
+    /// The filter is none.
+    #[error("the filter is not valid: {0}")]
+    Filter(#[from] InvalidFilter),
     /// The tenant has nothing of this id or name.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -53,15 +57,31 @@ impl From<InvalidName> for TenancyError {
 
 impl From<&TenancyError> for Problem {
     fn from(error: &TenancyError) -> Self {
+        let at = |pointer: String, detail: &str| PlaceError {
+            pointer,
+            detail: detail.to_owned(),
+        };
+        let errors = match error {
+            TenancyError::Invalid(Invalid { field, why }) => {
+                vec![at(format!("/{}", field.replace('.', "/")), why)]
+            }
+            TenancyError::Filter(InvalidFilter { faults }) => faults
+                .iter()
+                .map(|fault| at(format!("/filter{}", fault.pointer), &fault.why))
+                .collect(),
+            _ => Vec::new(),
+        };
         let code = match error {
             TenancyError::Store(error) => return Self::from(error),
             TenancyError::NotFound(_) => return Self::new(Code::NotFound),
             TenancyError::NoRandomness(_) => Code::Internal,
-            TenancyError::Invalid(_) | TenancyError::TooMany { .. } => Code::Invalid,
+            TenancyError::Invalid(_) | TenancyError::Filter(_) | TenancyError::TooMany { .. } => {
+                Code::Invalid
+            }
             TenancyError::NameTaken { .. } => Code::NameTaken,
             TenancyError::Conflict(_) => Code::Conflict,
             TenancyError::Forbidden(_) => Code::Forbidden,
         };
-        Self::new(code).detail(error.to_string())
+        Self::new(code).detail(error.to_string()).errors(errors)
     }
 }

@@ -7,12 +7,19 @@ use std::{
 };
 
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId};
+use serde_json::Value;
 
 use super::{
     Destination, DestinationPolicy, Expiring, Invalid, LiveSource, Name, Revision, Route, Scope,
-    Tenancy, TenancyError, Token, change, change::Change, service::remove_routes,
+    Tenancy, TenancyError, Token, change,
+    change::Change,
+    service::{check_routes, remove_routes},
 };
-use crate::{clock::Timestamp, lifecycle::EndReason, store::DestinationKey};
+use crate::{
+    clock::Timestamp,
+    lifecycle::{EndReason, filter::Filter},
+    store::DestinationKey,
+};
 
 /// Listeners of one tenant at a time.
 const LISTENERS_MAX: usize = 100;
@@ -35,29 +42,31 @@ pub struct Listener {
 
 impl Tenancy {
     /// Makes, or finds again, the destination of a listener, and routes the sources it names to it
-    /// (`*` is all there are). It counts as having a session until [`Tenancy::listener_left`].
+    /// (`*` is all there are), or those of their events that pass its filter. It counts as having a session until [`Tenancy::listener_left`].
     ///
     /// # Errors
     ///
-    /// `Forbidden` without the scope `listen`, `Invalid` for a source that is not there.
+    /// `Forbidden` without the scope `listen`, `Invalid` for a source that is not there, `Filter`.
     pub async fn open_listen(
         &self,
         token: &Token,
         agent: AgentId,
         sources: &[String],
+        filter: Option<&Value>,
     ) -> Result<Listener, TenancyError> {
         let Some(tenant) = token.tenant.filter(|_| token.may(Scope::Listen)) else {
             return Err(TenancyError::Forbidden(
                 "listen; it lacks the scope `listen`",
             ));
         };
+        let filter = filter.map(Filter::parse).transpose()?.map(Arc::new);
         let mut change = Change::begin(self).await?;
         change.check_tenant(tenant)?;
         let wanted = self.listened_sources(tenant, sources)?;
         let destination = self
             .listener_destination(&mut change, tenant, token, agent)
             .await?;
-        self.route_listener(&mut change, &destination, &wanted)
+        self.route_listener(&mut change, &destination, &wanted, filter)
             .await?;
         self.listener_came(destination.id);
         // Dropped first: the directory shows the routes only after the change.
@@ -149,24 +158,32 @@ impl Tenancy {
         }
     }
 
-    /// Adds the routes that are missing and removes those that are not wanted any more.
+    /// Adds the routes that are missing, removes those that are not wanted any more, and gives the
+    /// others the filter.
     async fn route_listener(
         &self,
         change: &mut Change<'_>,
         destination: &Destination,
         wanted: &BTreeSet<SourceId>,
+        filter: Option<Arc<Filter>>,
     ) -> Result<(), TenancyError> {
         let id = destination.id;
         let unwanted = |route: &Route| route.destination == id && !wanted.contains(&route.source);
         remove_routes(change, unwanted).await?;
-        let there: BTreeSet<SourceId> = change
-            .records()
-            .routes
-            .values()
-            .filter(|route| route.destination == id)
-            .map(|route| route.source)
-            .collect();
-        for source in wanted.difference(&there) {
+        let all = change.records().routes.values();
+        let there = all.filter(|route| route.destination == id);
+        let there: Vec<Route> = there.map(|route| Route::clone(route)).collect();
+        let mut missing = wanted.clone();
+        for mut route in there {
+            missing.remove(&route.source);
+            if route.filter != filter {
+                route.filter.clone_from(&filter);
+                check_routes(change, &route)?;
+                let version = route.revision.version;
+                change.put(route, Some(version)).await?;
+            }
+        }
+        for source in &missing {
             let route = Route {
                 id: RouteId::from_u128(self.fresh()),
                 tenant: destination.tenant,
@@ -174,7 +191,9 @@ impl Tenancy {
                 revision: Revision::default(),
                 source: *source,
                 destination: id,
+                filter: filter.clone(),
             };
+            check_routes(change, &route)?;
             change.put(route, None).await?;
         }
         Ok(())

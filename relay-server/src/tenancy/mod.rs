@@ -20,6 +20,8 @@ mod destination;
 
 mod signing;
 
+mod routing;
+
 mod documents;
 
 mod directory;
@@ -41,6 +43,7 @@ pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
+pub use routing::{Routed, Routing};
 pub use secrets::{KeyFileError, SecretKey};
 pub use service::{NewSource, Tenancy, TenancyConfig};
 pub use signing::{

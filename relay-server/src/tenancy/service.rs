@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{
     Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, ProviderKeys, Revision,
-    Route, SecretKey, Source, SourceKey, SourceSecret, SourceSettings, TenancyError, Tenant, Token,
-    TokenText,
+    Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings, TenancyError,
+    Tenant, Token, TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
     listen::Presence,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     ids,
-    lifecycle::EndReason,
+    lifecycle::{EndReason, filter::Filter},
     store::{DestinationKey, Events, ResourceKind, Settings, StoreError},
     verify::Secret,
 };
@@ -463,6 +463,7 @@ impl Tenancy {
         name: Option<&str>,
         source: SourceId,
         destination: DestinationId,
+        filter: Option<Filter>,
     ) -> Result<Arc<Route>, TenancyError> {
         let mut change = Change::begin(self).await?;
         let from = self.own_source(&change, tenant, source)?;
@@ -481,8 +482,31 @@ impl Tenancy {
             revision: Revision::default(),
             source,
             destination,
+            filter: filter.map(Arc::new),
         };
+        check_routes(&change, &route)?;
         change.put(route, None).await
+    }
+
+    /// Gives a route another filter, or none; of its state `expected`, if given.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn update_route(
+        &self,
+        tenant: TenantId,
+        id: RouteId,
+        expected: Option<u64>,
+        filter: Option<Filter>,
+    ) -> Result<Arc<Route>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut route = Arc::unwrap_or_clone(own_route(&change, tenant, id)?);
+        check_version(route.revision, expected)?;
+        route.filter = filter.map(Arc::new);
+        check_routes(&change, &route)?;
+        let version = route.revision.version;
+        change.put(route, Some(version)).await
     }
 
     /// Removes a route. What is on its way stays owed.
@@ -492,9 +516,7 @@ impl Tenancy {
     /// See [`TenancyError`].
     pub async fn delete_route(&self, tenant: TenantId, id: RouteId) -> Result<(), TenancyError> {
         let mut change = Change::begin(self).await?;
-        let route = change.records().routes.get(&id);
-        let route = route.filter(|route| route.tenant == tenant).cloned();
-        let route = route.ok_or(TenancyError::NotFound("route"))?;
+        let route = own_route(&change, tenant, id)?;
         change.remove(&*route).await
     }
 
@@ -599,6 +621,23 @@ pub(super) fn own_destination(
     let destination = destination.filter(|destination| destination.tenant == tenant);
     let destination = destination.ok_or(TenancyError::NotFound("destination"))?;
     Ok(destination.as_ref().clone())
+}
+
+fn own_route(
+    change: &Change<'_>,
+    tenant: TenantId,
+    id: RouteId,
+) -> Result<Arc<Route>, TenancyError> {
+    let route = change.records().routes.get(&id);
+    let route = route.filter(|route| route.tenant == tenant);
+    route.cloned().ok_or(TenancyError::NotFound("route"))
+}
+
+/// Refuses what would be too much for one source, with a route that is new or changed.
+pub(super) fn check_routes(change: &Change<'_>, route: &Route) -> Result<(), Invalid> {
+    let all = change.records().routes.values().map(Arc::as_ref);
+    let others = all.filter(|other| other.source == route.source && other.id != route.id);
+    Routing::check(others.chain([route]))
 }
 
 pub(super) async fn remove_routes(

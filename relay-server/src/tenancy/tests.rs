@@ -4,11 +4,12 @@ use protocol::{
     frame::Headers,
     id::{AgentId, DeliveryId, EventId},
 };
+use serde_json::json;
 
 use super::*;
 use crate::{
     clock::{Clock as _, ManualClock},
-    lifecycle::{DeliveryState, Event, Verification},
+    lifecycle::{DeliveryState, Event, RouteDecision, Verification, filter::Filter},
     store::{
         DeliveryFilter, DestinationKey, Due, Events as _, NewDelivery, NewEvent, Queries as _,
         Settings as _, memory::Memory,
@@ -77,10 +78,9 @@ impl World {
         created.unwrap().0
     }
 
-    /// Accepts an event that is owed to a destination.
-    async fn owe(&self, source: &Source, destination: protocol::id::DestinationId) -> DeliveryId {
-        let id = DeliveryId::from_u128(crate::ids::fresh(self.clock.now()));
-        let event = Event {
+    /// An event of a source.
+    fn event(&self, source: &Source) -> Event {
+        Event {
             id: EventId::from_u128(crate::ids::fresh(self.clock.now())),
             tenant: source.tenant,
             source: source.id,
@@ -96,9 +96,14 @@ impl World {
             event_type: None,
             provider_id: None,
             remote: None,
-        };
+        }
+    }
+
+    /// Accepts an event that is owed to a destination.
+    async fn owe(&self, source: &Source, destination: protocol::id::DestinationId) -> DeliveryId {
+        let id = DeliveryId::from_u128(crate::ids::fresh(self.clock.now()));
         let new = NewEvent {
-            event,
+            event: self.event(source),
             dedupe_window: Duration::ZERO,
             deliveries: vec![NewDelivery {
                 id,
@@ -145,12 +150,12 @@ async fn a_source_is_found_by_its_key_with_its_routes_and_secrets() {
     for destination in &to {
         let route = world
             .tenancy
-            .create_route(tenant, None, source.id, destination.id);
+            .create_route(tenant, None, source.id, destination.id, None);
         route.await.unwrap();
     }
     let again = world
         .tenancy
-        .create_route(tenant, Some("again"), source.id, to[0].id);
+        .create_route(tenant, Some("again"), source.id, to[0].id, None);
     again.await.unwrap();
 
     for world in [world.restart().await, world] {
@@ -158,9 +163,9 @@ async fn a_source_is_found_by_its_key_with_its_routes_and_secrets() {
         let live = directory.source_by_key(source.key.as_str()).unwrap();
         assert!(live.verifier.is_ok());
         assert!(live.takes("POST") && !live.takes("GET"));
-        let found: BTreeSet<_> = live.destinations.iter().copied().collect();
+        let found: BTreeSet<_> = live.routing.destinations().into_iter().collect();
         assert_eq!(found, BTreeSet::from([to[0].id, to[1].id]));
-        assert_eq!(live.destinations.len(), 2, "each once");
+        assert_eq!(live.routing.destinations().len(), 2, "each once");
         assert!(
             directory
                 .source_by_key("aaaaaaaaaaaaaaaaaaaaaaaaaa")
@@ -227,7 +232,7 @@ async fn rules_across_resources_hold() {
     let unsigned = tenancy.create_source(tenant, stripe("two", &[])).await;
     assert!(matches!(unsigned, Err(TenancyError::Invalid(_))));
     let foreign = tenancy
-        .create_route(other, None, source.id, destination.id)
+        .create_route(other, None, source.id, destination.id, None)
         .await;
     assert!(matches!(foreign, Err(TenancyError::NotFound("source"))));
     let stale = tenancy
@@ -257,7 +262,7 @@ async fn deleting_a_destination_cancels_what_it_is_owed() {
     let destination = world.destination(tenant, "billing").await;
     let route = world
         .tenancy
-        .create_route(tenant, None, source.id, destination.id);
+        .create_route(tenant, None, source.id, destination.id, None);
     route.await.unwrap();
     let before = world.owe(&source, destination.id).await;
 
@@ -272,7 +277,7 @@ async fn deleting_a_destination_cancels_what_it_is_owed() {
     );
     assert_eq!(world.tenancy.directory().routes(tenant).count(), 0);
     let live = world.tenancy.directory().source(tenant, source.id).cloned();
-    assert!(live.unwrap().destinations.is_empty());
+    assert!(live.unwrap().routing.destinations().is_empty());
 
     // A request that was already past the directory: the next start finishes it.
     let late = world.owe(&source, destination.id).await;
@@ -402,7 +407,7 @@ async fn a_listener_gets_a_destination_that_ends_with_it() {
     let listen = |sources: &[&str]| {
         let sources: Vec<String> = sources.iter().map(|&it| it.to_owned()).collect();
         let (tenancy, token) = (Arc::clone(&world.tenancy), Arc::clone(&token));
-        async move { tenancy.open_listen(&token, agent, &sources).await }
+        async move { tenancy.open_listen(&token, agent, &sources, None).await }
     };
 
     let all = listen(&["*"]).await.unwrap();
@@ -412,13 +417,13 @@ async fn a_listener_gets_a_destination_that_ends_with_it() {
         one.destination.id, all.destination.id,
         "the same installation, the same queue"
     );
-    assert_eq!(one.sources[0].destinations, [one.destination.id]);
+    assert_eq!(one.sources[0].routing.destinations(), [one.destination.id]);
     let unwanted = world
         .tenancy
         .directory()
         .source_by_name(tenant, &name("github"))
         .cloned();
-    assert!(unwanted.unwrap().destinations.is_empty());
+    assert!(unwanted.unwrap().routing.destinations().is_empty());
     assert!(listen(&["nope"]).await.is_err());
     let id = one.destination.id;
     let key = DestinationKey {
@@ -471,9 +476,123 @@ async fn listening_needs_its_scope() {
     let agent = AgentId::from_u128(7);
     let outcome = world
         .tenancy
-        .open_listen(&token, agent, &["*".to_owned()])
+        .open_listen(&token, agent, &["*".to_owned()], None)
         .await;
     assert!(matches!(outcome, Err(TenancyError::Forbidden(_))));
+}
+
+fn filter(document: serde_json::Value) -> Filter {
+    Filter::parse(&document).unwrap()
+}
+
+#[tokio::test]
+async fn a_filter_decides_from_when_it_is_saved() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let source = world.source(tenant, "stripe").await;
+    let [all, some] = [
+        world.destination(tenant, "all").await.id,
+        world.destination(tenant, "some").await.id,
+    ];
+    let create = |to, filter| {
+        world
+            .tenancy
+            .create_route(tenant, None, source.id, to, filter)
+    };
+    create(all, None).await.unwrap();
+    let gets = filter(json!({ "method": "GET" }));
+    let route = create(some, Some(gets)).await.unwrap();
+
+    let event = world.event(&source);
+    let world = world.restart().await;
+    let routed = || {
+        let directory = world.tenancy.directory();
+        directory.source(tenant, source.id).unwrap().route(&event)
+    };
+    let before = routed();
+    assert_eq!(before.destinations, [all]);
+    // Routes made in one millisecond have no order.
+    let unmet = |decision: &RouteDecision| decision.unmet.clone();
+    let (mine, others): (Vec<_>, Vec<_>) =
+        before.decisions.iter().partition(|it| it.route == route.id);
+    assert_eq!(
+        mine.into_iter().map(unmet).collect::<Vec<_>>(),
+        [Some("/method".to_owned())]
+    );
+    assert_eq!(others.into_iter().map(unmet).collect::<Vec<_>>(), [None]);
+
+    let update = |expected, filter| {
+        let update = world
+            .tenancy
+            .update_route(tenant, route.id, expected, filter);
+        async move { update.await.map(|route| route.revision.version) }
+    };
+    let posts = filter(json!({ "method": "POST", "body": { "$exist": true } }));
+    assert_eq!(update(Some(1), Some(posts)).await.unwrap(), 2);
+    assert_eq!(routed().destinations.len(), 2);
+    let stale = update(Some(1), None).await;
+    assert!(matches!(stale, Err(TenancyError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn the_filters_of_a_source_are_bounded_together() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let [one, other] = [
+        world.source(tenant, "one").await.id,
+        world.source(tenant, "other").await.id,
+    ];
+    let destination = world.destination(tenant, "billing").await.id;
+    let wide = || filter(json!({ "type": { "$in": vec!["x"; 249] } }));
+    let create = |name: &'static str, source, filter| {
+        world
+            .tenancy
+            .create_route(tenant, Some(name), source, destination, filter)
+    };
+    for name in ["a", "b", "c", "d"] {
+        create(name, one, Some(wide())).await.unwrap();
+    }
+    let small = || Some(filter(json!({ "type": "x" })));
+    let refused = create("e", one, small()).await.unwrap_err();
+    assert!(refused.to_string().contains("terms"), "{refused}");
+    create("e", other, Some(wide())).await.unwrap();
+    let free = create("f", one, None).await.unwrap();
+    assert!(
+        world
+            .tenancy
+            .update_route(tenant, free.id, None, small())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_listener_may_filter() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let source = world.source(tenant, "stripe").await;
+    let token = world.agent_token(tenant, &[Scope::Listen]).await;
+    let listen = |filter: Option<serde_json::Value>| {
+        let (tenancy, token) = (Arc::clone(&world.tenancy), Arc::clone(&token));
+        let agent = AgentId::from_u128(7);
+        async move {
+            tenancy
+                .open_listen(&token, agent, &["*".to_owned()], filter.as_ref())
+                .await
+        }
+    };
+    let event = world.event(&source);
+    let hears = |listener: &Listener| !listener.sources[0].route(&event).destinations.is_empty();
+
+    assert!(!hears(
+        &listen(Some(json!({ "method": "GET" }))).await.unwrap()
+    ));
+    assert!(hears(
+        &listen(Some(json!({ "method": "POST" }))).await.unwrap()
+    ));
+    assert!(hears(&listen(None).await.unwrap()));
+    let refused = listen(Some(json!({ "methd": "GET" }))).await.unwrap_err();
+    assert!(matches!(refused, TenancyError::Filter(_)), "{refused}");
 }
 
 #[tokio::test]
@@ -530,7 +649,11 @@ async fn signatures_that_cannot_be_made_again_are_not_promised() {
             .tenancy
             .update_destination(tenant, to, None, move |it| it.old_signatures = wanted)
     };
-    let route = |source: &Source| world.tenancy.create_route(tenant, None, source.id, to);
+    let route = |source: &Source| {
+        world
+            .tenancy
+            .create_route(tenant, None, source.id, to, None)
+    };
     let field = |error: TenancyError| match error {
         TenancyError::Invalid(invalid) => format!("{}: {}", invalid.field, invalid.why),
         other => panic!("{other}"),

@@ -491,12 +491,15 @@ async fn listening_serves_the_destination_the_relay_made() {
     let (relay, mut service) = (Relay::start().await, Service::start(200).await);
     let serve = Serve::Listen {
         sources: vec!["github".to_owned()],
+        filter: Some(serde_json::json!({ "type": "push" })),
         lane: Box::new(lane(&service, 4)),
     };
     let agent = Running::start(config(&relay, serve)).await;
     let mut link = relay.accept().await;
     let hello = link.welcome().await;
-    assert_eq!(hello.listen.unwrap().sources, ["github"]);
+    let listen = hello.listen.unwrap();
+    assert_eq!(listen.sources, ["github"]);
+    assert_eq!(listen.filter, Some(serde_json::json!({ "type": "push" })));
     let mut offer = sample::offer(1, 1);
     offer.destination = "listen-1".to_owned();
     link.offer(offer).await;

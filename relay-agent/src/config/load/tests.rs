@@ -249,6 +249,15 @@ fn a_port_means_this_machine() {
         assert_eq!(lane.target.to_string(), expected);
     }
     wrong(
+        listen(&["--server", "https://a", "--filter", "{"], token()),
+        "--filter: it is no JSON",
+    );
+    let flags = ["--server", "https://a", "--filter", r#"{"method": "PUT"}"#];
+    let Serve::Listen { filter, .. } = listen(&flags, token()).unwrap().config.serve else {
+        panic!("serves destinations");
+    };
+    assert_eq!(filter, Some(serde_json::json!({ "method": "PUT" })));
+    wrong(
         listen(&["--server", "https://a", "ftp://x"], token()),
         "must start with http://",
     );
