@@ -21,6 +21,8 @@ mod destinations;
 
 mod signing_keys;
 
+mod flow;
+
 mod routes;
 
 mod tokens;
@@ -47,6 +49,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 
 use crate::{
+    dispatch::DispatchHandle,
     ingress::Ingress,
     problem::{Code, Problem},
     store::{Events, Queries, StoreError},
@@ -67,6 +70,8 @@ pub struct ApiState {
     pub queries: Arc<dyn Queries>,
     /// Takes test events.
     pub ingress: Arc<Ingress>,
+    /// How destinations are doing.
+    pub dispatch: DispatchHandle,
     /// What providers see, without a final slash.
     pub public_url: String,
 }
@@ -78,7 +83,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route(
             "/tenants/{tenant}",
-            get(tenants::show).delete(tenants::delete),
+            get(tenants::show)
+                .patch(tenants::update)
+                .delete(tenants::delete),
         )
         .route("/sources", get(sources::list).post(sources::create))
         .route(
@@ -113,6 +120,14 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/destinations/{destination}/signing-keys/rotate",
             post(signing_keys::rotate),
+        )
+        .route(
+            "/destinations/{destination}/pause",
+            post(destinations::pause),
+        )
+        .route(
+            "/destinations/{destination}/resume",
+            post(destinations::resume),
         )
         .route("/routes", get(routes::list).post(routes::create))
         .route("/routes/{route}", get(routes::show).delete(routes::delete))

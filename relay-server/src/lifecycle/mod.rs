@@ -13,11 +13,17 @@ mod retry;
 
 mod order;
 
+mod breaker;
+
+mod maintenance;
+
 mod verdict;
 
 pub use attempt::{AttemptOutcome, AttemptReport};
+pub use breaker::{Breaker, BreakerPolicy, BreakerView, Load, Sign};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
+pub use maintenance::{Maintenance, MaintenanceMistake};
 pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };

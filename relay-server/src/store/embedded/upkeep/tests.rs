@@ -160,6 +160,8 @@ async fn damage_is_named_repaired_and_only_what_was_there_is_lost() {
             false => assert_eq!(found.unwrap().unwrap().event.id, *event),
         }
     }
+    // Opening queued the end of the delivery; whatever is written later is written after it.
+    stage.accept().await;
     assert_eq!(
         stage.state(delivery).await,
         Some(DeliveryState::Quarantined)
