@@ -267,6 +267,14 @@ pub enum TenantCommand {
         /// Name or id.
         tenant: String,
     },
+    /// Change how much of the relay a tenant gets. What is not named stays as it is.
+    Update {
+        /// Name or id.
+        tenant: String,
+        /// Deliveries a second, over all destinations; 0 takes the limit away.
+        #[arg(long, value_name = "N")]
+        rate_per_second: Option<u32>,
+    },
     /// Delete a tenant that has no sources and destinations any more.
     Delete {
         /// Name or id.
@@ -458,7 +466,7 @@ pub enum DestinationCommand {
     },
     /// List destinations.
     List(PageArgs),
-    /// Show a destination, and how much waits there.
+    /// Show a destination, how much waits there, what holds it back, and how its services are.
     Get {
         /// Name or id.
         destination: String,
@@ -466,6 +474,22 @@ pub enum DestinationCommand {
     /// Manage the keys it signs with itself (--old-signatures add).
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),
+    /// Hand nothing out for a while; what is accepted waits.
+    Pause {
+        /// Name or id.
+        destination: String,
+        /// When it ends by itself, such as 2027-01-31T04:00:00Z [default: when it is resumed].
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Why, for others to read.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Go on handing out.
+    Resume {
+        /// Name or id.
+        destination: String,
+    },
     /// Delete a destination with its routes; what it is owed is cancelled.
     Delete {
         /// Name or id.
@@ -503,6 +527,25 @@ pub struct PolicyArgs {
     /// What becomes of the provider's signature [default: keep].
     #[arg(long, value_enum, value_name = "WHAT")]
     pub old_signatures: Option<OldSignaturesArg>,
+    /// Deliveries at a time, over all agents; 0 takes the limit away.
+    #[arg(long, value_name = "N")]
+    pub in_flight_max: Option<u32>,
+    /// Deliveries a second; 0 takes the limit away.
+    #[arg(long, value_name = "N")]
+    pub rate_per_second: Option<u32>,
+    /// How old an event may be when it is handed out, in seconds; 0 takes the limit away.
+    #[arg(long, value_name = "SECONDS")]
+    pub age_max_s: Option<u64>,
+    /// A window of the week in which nothing is handed out, in UTC, such as "sun 02:00-04:00",
+    /// "daily 23:30-00:30" or "mon-fri 12:00-12:30"; repeatable; "none" removes all.
+    #[arg(long, value_name = "WINDOW")]
+    pub maintenance: Vec<String>,
+    /// Attempts in a row that do not reach the service before it counts as down; 0 never [default: 5].
+    #[arg(long, value_name = "N")]
+    pub breaker_failures: Option<u32>,
+    /// Share of failed attempts from which the service counts as down; 0 never [default: 50].
+    #[arg(long, value_name = "PERCENT")]
+    pub breaker_error_percent: Option<u32>,
 }
 
 /// What becomes of the signature that an event came with.

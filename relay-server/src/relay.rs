@@ -90,6 +90,7 @@ pub struct Relay {
     tenancy: Arc<Tenancy>,
     ingress: Arc<Ingress>,
     errands: Errands,
+    clock: Arc<dyn Clock>,
     public_url: String,
     heartbeat: Duration,
     node: String,
@@ -131,7 +132,7 @@ impl Relay {
             Arc::clone(&stores.settings),
             Arc::clone(&events),
             key,
-            clock,
+            Arc::clone(&clock),
             tenancy_config,
         );
         let tenancy = Arc::new(tenancy.await?);
@@ -164,6 +165,7 @@ impl Relay {
             tenancy,
             ingress,
             errands,
+            clock,
             public_url,
             heartbeat,
             node: config.node_name(public_addr.port()),
@@ -197,18 +199,24 @@ impl Relay {
             due,
             ..
         } = self.stores;
+        let dispatch = DispatchHandle::new(self.clock, Box::new(Arc::clone(&self.tenancy)));
         let settler = Arc::new(Settler::new(
             Arc::clone(&events),
-            Arc::clone(&due),
+            dispatch.clone(),
             policies(&self.tenancy),
         ));
-        let (dispatcher, dispatch) =
-            Dispatcher::new(Arc::clone(&events), due, Arc::clone(&settler));
+        let dispatcher = Dispatcher::new(
+            &dispatch,
+            Arc::clone(&events),
+            due,
+            Arc::clone(&settler),
+            self.tenancy.changes(),
+        );
         let registry = Arc::new(Registry::default());
         let sessions = Arc::new(SessionContext {
             store: Arc::clone(&events),
             settler,
-            dispatch: DispatchHandle::clone(&dispatch),
+            dispatch: dispatch.clone(),
             registry: Arc::clone(&registry),
             pipes: Pipes::default(),
             tenancy: Arc::clone(&self.tenancy),
@@ -225,6 +233,7 @@ impl Relay {
             events: Arc::clone(&events),
             queries,
             ingress: Arc::clone(&self.ingress),
+            dispatch,
             public_url: self.public_url,
         };
         let public = Arc::new(PublicDoor {

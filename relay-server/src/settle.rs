@@ -1,5 +1,5 @@
-//! What an attempt means becomes durable: receipt and policy give the verdict, the store keeps it,
-//! and only then is the receipt confirmed.
+//! What an attempt means becomes durable: receipt, policy and the health of the service give the
+//! verdict, the store keeps it, and only then is the receipt confirmed.
 
 use std::sync::Arc;
 
@@ -10,13 +10,20 @@ use protocol::{
 use tracing::{debug, error, info};
 
 use crate::{
+    clock::Timestamp,
+    dispatch::DispatchHandle,
     ids,
-    lifecycle::{AttemptOutcome, AttemptReport, Excuse, History, JudgePolicy, Verdict, judge},
-    store::{DestinationKey, Due, Events, LeaseInfo, LeaseToken, Settled, Settlement, StoreError},
+    lifecycle::{
+        AttemptOutcome, AttemptReport, Excuse, History, JudgePolicy, Sign, Verdict, judge,
+    },
+    store::{DestinationKey, Events, Held, LeaseInfo, LeaseToken, Settled, Settlement, StoreError},
 };
 
 /// Finds how a destination judges attempts. `None` when the destination is gone.
 pub type Policies = dyn Fn(DestinationKey) -> Option<JudgePolicy> + Send + Sync;
+
+/// Draws numbers, uniform in 0..1.
+pub type Luck = dyn Fn() -> f64 + Send + Sync;
 
 /// A receipt with the lease it reports on, as far as the session knows it.
 #[derive(Debug)]
@@ -30,8 +37,9 @@ pub struct Reported {
 /// Turns receipts and lost leases into durable verdicts.
 pub struct Settler {
     store: Arc<dyn Events>,
-    due: Arc<Due>,
+    dispatch: DispatchHandle,
     policies: Box<Policies>,
+    luck: Box<Luck>,
 }
 
 impl std::fmt::Debug for Settler {
@@ -40,15 +48,38 @@ impl std::fmt::Debug for Settler {
     }
 }
 
+/// An attempt that has ended, with all that its verdict depends on.
+struct Ended {
+    lease: LeaseInfo,
+    policy: JudgePolicy,
+    attempt: AttemptReport,
+}
+
+impl Ended {
+    /// What it tells about the service.
+    fn sign(&self) -> Sign {
+        let outcome = &self.attempt.outcome;
+        Sign::of(outcome, self.policy.meaning(outcome))
+    }
+}
+
 impl Settler {
-    /// A settler over a store. `due` is marked when a retry is scheduled, so that the dispatcher
-    /// learns when to wake.
-    pub fn new(store: Arc<dyn Events>, due: Arc<Due>, policies: Box<Policies>) -> Self {
+    /// A settler over a store. `dispatch` learns how services are doing.
+    pub fn new(store: Arc<dyn Events>, dispatch: DispatchHandle, policies: Box<Policies>) -> Self {
         Self {
             store,
-            due,
+            dispatch,
             policies,
+            luck: Box::new(rand::random),
         }
+    }
+
+    /// The same with numbers that tests choose.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_luck(mut self, luck: Box<Luck>) -> Self {
+        self.luck = luck;
+        self
     }
 
     /// Settles what an agent reported, and names the receipts to confirm.
@@ -62,39 +93,38 @@ impl Settler {
         agent: AgentId,
         reported: Vec<Reported>,
     ) -> Result<Vec<frame::Settled>, StoreError> {
-        let confirms: Vec<_> = reported
+        let confirms = reported
             .iter()
-            .map(|Reported { receipt, .. }| frame::Settled {
-                delivery: receipt.delivery,
-                attempt: receipt.attempt,
-            })
+            .map(|reported| reported.receipt.key())
             .collect();
-        let leases: Vec<_> = reported.iter().map(|reported| reported.lease).collect();
-        let settlements = reported
-            .into_iter()
-            .filter_map(|Reported { receipt, lease }| {
-                self.judge_receipt(tenant, agent, receipt, lease)
-            })
-            .collect();
-        self.keep(settlements, &leases).await?;
+        self.keep(self.judge_receipts(tenant, agent, reported))
+            .await?;
         Ok(confirms)
     }
 
     /// Records attempts that vanished with their agents.
     pub async fn settle_lost(&self, lost: Vec<LeaseInfo>) {
-        let leases: Vec<_> = lost.iter().copied().map(Some).collect();
-        let settlements = lost.iter().map(|lease| self.judge_lost(lease)).collect();
-        if let Err(error) = self.keep(settlements, &leases).await {
+        let held: Vec<_> = lost.iter().map(Held::of).collect();
+        self.dispatch.returned(&held);
+        let now = self.store.now();
+        let settlements = lost.into_iter().map(|lease| {
+            let attempt = AttemptReport {
+                id: AttemptId::from_u128(ids::fresh(now)),
+                number: lease.attempt,
+                agent: None,
+                ended_at: now,
+                elapsed_ms: 0,
+                outcome: AttemptOutcome::Lost,
+            };
+            self.judge(self.ended(lease, attempt), Excuse::None, now)
+        });
+        if let Err(error) = self.keep(settlements.collect()).await {
             // They stay expired; the dispatcher finds them again.
             error!(%error, "could not record lost attempts");
         }
     }
 
-    async fn keep(
-        &self,
-        settlements: Vec<Settlement>,
-        leases: &[Option<LeaseInfo>],
-    ) -> Result<(), StoreError> {
+    async fn keep(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
         if settlements.is_empty() {
             return Ok(());
         }
@@ -117,74 +147,72 @@ impl Settler {
                 }
             }
         }
-        let retried = noted
-            .iter()
-            .any(|(_, verdict)| matches!(verdict, Verdict::Retry { .. }));
-        if retried {
-            self.due
-                .mark(leases.iter().flatten().map(|lease| lease.key));
-        }
         Ok(())
     }
 
-    /// `None` for a failure under a lease that this session does not hold: it is fenced.
-    fn judge_receipt(
+    /// A failure under a lease that this session does not hold is fenced: nothing comes of it.
+    fn judge_receipts(
         &self,
         tenant: TenantId,
         agent: AgentId,
-        receipt: Receipt,
-        lease: Option<LeaseInfo>,
-    ) -> Option<Settlement> {
+        reported: Vec<Reported>,
+    ) -> Vec<Settlement> {
         let now = self.store.now();
-        let delivery = receipt.delivery;
-        let number = receipt.attempt;
-        let elapsed_ms = receipt.elapsed_ms;
-        let claimed: Option<LeaseToken> = receipt.lease.0.parse().ok();
-        let outcome = AttemptOutcome::from(receipt);
-        let verdict = match lease {
-            _ if outcome.is_success() => Verdict::Deliver,
-            Some(lease) => self.judge(&outcome, &lease),
-            None => return None,
-        };
-        let token = lease
-            .map(|lease| lease.token)
-            .or(claimed)
-            .unwrap_or(LeaseToken {
-                incarnation: 0,
-                counter: 0,
-            });
-        let id = AttemptId::from_u128(ids::fresh(now));
-        let attempt = AttemptReport {
-            id,
-            number,
-            agent: Some(agent),
-            ended_at: now,
-            elapsed_ms,
-            outcome,
-        };
-        Some(Settlement {
-            tenant,
-            delivery,
-            token,
-            attempt,
-            verdict,
-            park: false,
-        })
+        let mut settlements = Vec::with_capacity(reported.len());
+        let mut ended = Vec::with_capacity(reported.len());
+        for Reported { receipt, lease } in reported {
+            let delivery = receipt.delivery;
+            let claimed = receipt.lease.0.parse().ok();
+            let attempt = AttemptReport {
+                id: AttemptId::from_u128(ids::fresh(now)),
+                number: receipt.attempt,
+                agent: Some(agent),
+                ended_at: now,
+                elapsed_ms: receipt.elapsed_ms,
+                outcome: AttemptOutcome::from(receipt),
+            };
+            match lease {
+                Some(lease) => ended.push(self.ended(lease, attempt)),
+                None if attempt.outcome.is_success() => settlements.push(Settlement {
+                    tenant,
+                    delivery,
+                    token: claimed.unwrap_or(LeaseToken::NONE),
+                    attempt,
+                    verdict: Verdict::Deliver,
+                    park: false,
+                }),
+                None => {}
+            }
+        }
+        let signs: Vec<_> = ended.iter().map(|one| (one.lease, one.sign())).collect();
+        let excuses = self.dispatch.outcomes(agent, &signs, &self.luck);
+        let judged = ended.into_iter().zip(excuses);
+        settlements.extend(judged.map(|(one, excuse)| self.judge(one, excuse, now)));
+        settlements
     }
 
-    fn judge_lost(&self, lease: &LeaseInfo) -> Settlement {
-        let now = self.store.now();
-        let outcome = AttemptOutcome::Lost;
-        let verdict = self.judge(&outcome, lease);
-        let id = AttemptId::from_u128(ids::fresh(now));
-        let attempt = AttemptReport {
-            id,
-            number: lease.attempt,
-            agent: None,
-            ended_at: now,
-            elapsed_ms: 0,
-            outcome,
+    fn ended(&self, lease: LeaseInfo, attempt: AttemptReport) -> Ended {
+        let policy = (self.policies)(lease.key).unwrap_or_default();
+        Ended {
+            lease,
+            policy,
+            attempt,
+        }
+    }
+
+    fn judge(&self, ended: Ended, excuse: Excuse, now: Timestamp) -> Settlement {
+        let Ended {
+            lease,
+            policy,
+            attempt,
+        } = ended;
+        let history = History {
+            attempt: lease.attempt,
+            spent: lease.spent,
+            lasted: now.since(lease.leased_at),
         };
+        let luck = (self.luck)();
+        let verdict = judge(&attempt.outcome, &policy, history, excuse, now, luck);
         Settlement {
             tenant: lease.key.tenant,
             delivery: lease.delivery,
@@ -193,16 +221,5 @@ impl Settler {
             verdict,
             park: false,
         }
-    }
-
-    fn judge(&self, outcome: &AttemptOutcome, lease: &LeaseInfo) -> Verdict {
-        let policy = (self.policies)(lease.key).unwrap_or_default();
-        let now = self.store.now();
-        let history = History {
-            attempt: lease.attempt,
-            spent: lease.spent,
-            lasted: now.since(lease.leased_at),
-        };
-        judge(outcome, &policy, history, Excuse::None, now, rand::random())
     }
 }

@@ -11,13 +11,16 @@ use super::{
     Answer, ApiState,
     auth::InTenant,
     complete,
-    extract::{Body, Params, bad},
+    extract::{Body, Params, bad, nullable},
+    flow::{self, FlowView},
     pages::{List, PageParams},
     refused, unanswered,
+    views::parse_time,
 };
 use crate::{
-    lifecycle::{RetryPolicy, StatusPolicy, StatusSpec},
+    lifecycle::{BreakerPolicy, Maintenance, RetryPolicy, StatusPolicy, StatusSpec},
     problem::{Code, Problem},
+    store::DestinationKey,
     tenancy::{Destination, DestinationPolicy, Invalid, Name, OldSignatures},
 };
 
@@ -29,12 +32,22 @@ pub(super) struct DestinationView {
     retry: RetryPolicy,
     status: StatusSpec,
     old_signatures: OldSignatures,
+    in_flight_max: Option<u32>,
+    rate_per_second: Option<u32>,
+    age_max_ms: Option<u64>,
+    breaker: BreakerPolicy,
+    maintenance: Vec<String>,
+    /// The pause somebody made, over or not.
+    paused: Option<PausedView>,
     /// The agent that listens, if the destination ends with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<String>,
     /// How much waits; shown for one destination, not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     depth: Option<DepthView>,
+    /// How it is doing; shown for one destination, not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<FlowView>,
     version: u64,
     created_at: String,
     updated_at: String,
@@ -47,29 +60,51 @@ struct DepthView {
     oldest_open: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct PausedView {
+    since: String,
+    until: Option<String>,
+    reason: Option<String>,
+}
+
 fn view(destination: &Destination) -> DestinationView {
-    let timeout = destination.policy.timeout.as_millis();
+    let flow = &destination.policy.flow;
     DestinationView {
         id: destination.id.to_string(),
         name: destination.name.to_string(),
-        timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+        timeout_ms: millis(destination.policy.timeout),
         retry: destination.policy.retry.clone(),
         status: destination.policy.status.spec().clone(),
         old_signatures: destination.policy.old_signatures,
+        in_flight_max: flow.in_flight_max,
+        rate_per_second: flow.rate_per_second,
+        age_max_ms: flow.age_max.map(millis),
+        breaker: flow.breaker,
+        maintenance: flow.maintenance.texts().to_vec(),
+        paused: destination.paused.as_ref().map(|paused| PausedView {
+            since: paused.since.to_string(),
+            until: paused.until.map(|until| until.to_string()),
+            reason: paused.reason.clone(),
+        }),
         listener: destination
             .expiring
             .map(|listener| listener.agent.to_string()),
         depth: None,
+        flow: None,
         version: destination.revision.version,
         created_at: destination.revision.created_at.to_string(),
         updated_at: destination.revision.updated_at.to_string(),
     }
 }
 
-/// What a destination is made with, or what changes about it; what is absent stays as it is. Each
-/// policy is replaced as a whole.
+/// What a destination is made with, or what changes about it; what is absent stays as it is, and
+/// `null` takes a limit away. Each policy is replaced as a whole.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::option_option,
+    reason = "absent, null and a value are three things"
+)]
 pub(super) struct DestinationBody {
     /// Given when it is made, and then for good.
     name: Option<String>,
@@ -77,46 +112,67 @@ pub(super) struct DestinationBody {
     retry: Option<RetryPolicy>,
     status: Option<StatusSpec>,
     old_signatures: Option<OldSignatures>,
+    #[serde(deserialize_with = "nullable")]
+    in_flight_max: Option<Option<u32>>,
+    #[serde(deserialize_with = "nullable")]
+    rate_per_second: Option<Option<u32>>,
+    #[serde(deserialize_with = "nullable")]
+    age_max_ms: Option<Option<u64>>,
+    breaker: Option<BreakerPolicy>,
+    maintenance: Option<Vec<String>>,
     /// The version the change is based on.
     version: Option<u64>,
 }
 
-/// The policies that a body asks for, with texts read.
+/// A body with its texts read.
 struct PolicyChange {
-    timeout_ms: Option<u64>,
-    retry: Option<RetryPolicy>,
     status: Option<StatusPolicy>,
-    old_signatures: Option<OldSignatures>,
+    maintenance: Option<Maintenance>,
+    rest: DestinationBody,
 }
 
 impl DestinationBody {
-    fn read(self) -> Result<PolicyChange, Problem> {
-        let status = self.status.map(StatusSpec::compile).transpose();
+    fn read(mut self) -> Result<PolicyChange, Problem> {
+        let status = self.status.take().map(StatusSpec::compile).transpose();
         let status = status.map_err(|mistake| refused(&Invalid::from(mistake).into()))?;
+        let maintenance = self.maintenance.take().map(Maintenance::read).transpose();
+        let maintenance = maintenance.map_err(|mistake| refused(&Invalid::from(mistake).into()))?;
         Ok(PolicyChange {
-            timeout_ms: self.timeout_ms,
-            retry: self.retry,
             status,
-            old_signatures: self.old_signatures,
+            maintenance,
+            rest: self,
         })
     }
 }
 
 impl PolicyChange {
     fn apply(self, policy: &mut DestinationPolicy) {
-        if let Some(timeout) = self.timeout_ms {
-            policy.timeout = Duration::from_millis(timeout);
-        }
-        if let Some(retry) = self.retry {
-            policy.retry = retry;
-        }
-        if let Some(status) = self.status {
-            policy.status = status;
-        }
-        if let Some(old_signatures) = self.old_signatures {
-            policy.old_signatures = old_signatures;
-        }
+        let rest = self.rest;
+        set(
+            &mut policy.timeout,
+            rest.timeout_ms.map(Duration::from_millis),
+        );
+        set(&mut policy.retry, rest.retry);
+        set(&mut policy.status, self.status);
+        set(&mut policy.old_signatures, rest.old_signatures);
+        let flow = &mut policy.flow;
+        set(&mut flow.in_flight_max, rest.in_flight_max);
+        set(&mut flow.rate_per_second, rest.rate_per_second);
+        let age_max = rest.age_max_ms.map(|age| age.map(Duration::from_millis));
+        set(&mut flow.age_max, age_max);
+        set(&mut flow.breaker, rest.breaker);
+        set(&mut flow.maintenance, self.maintenance);
     }
+}
+
+fn set<T>(field: &mut T, change: Option<T>) {
+    if let Some(value) = change {
+        *field = value;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A destination of a tenant by id or name.
@@ -179,7 +235,12 @@ pub(super) async fn show(
     let destination = find(&state, tenant, &destination)?;
     let depth = state.queries.depth(tenant, destination.id).await;
     let depth = depth.map_err(unanswered)?;
+    let key = DestinationKey {
+        tenant,
+        destination: destination.id,
+    };
     let mut view = view(&destination);
+    view.flow = Some(flow::view(&state, key));
     view.depth = Some(DepthView {
         open: depth.open,
         dead: depth.dead,
@@ -206,6 +267,40 @@ pub(super) async fn update(
             .await
     };
     Ok(Answer::ok(view(&*complete(update).await?)))
+}
+
+/// What a pause is made with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PauseBody {
+    /// When it ends by itself.
+    until: Option<String>,
+    reason: Option<String>,
+}
+
+pub(super) async fn pause(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(destination): Path<String>,
+    Body(pause): Body<PauseBody>,
+) -> Result<Answer<DestinationView>, Problem> {
+    let id = find(&state, tenant, &destination)?.id;
+    let until = pause.until.map(|text| parse_time("until", &text));
+    let (until, reason) = (until.transpose()?, pause.reason);
+    let tenancy = state.tenancy;
+    let pause = async move { tenancy.pause_destination(tenant, id, until, reason).await };
+    Ok(Answer::ok(view(&*complete(pause).await?)))
+}
+
+pub(super) async fn resume(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(destination): Path<String>,
+) -> Result<Answer<DestinationView>, Problem> {
+    let id = find(&state, tenant, &destination)?.id;
+    let tenancy = state.tenancy;
+    let resume = async move { tenancy.resume_destination(tenant, id).await };
+    Ok(Answer::ok(view(&*complete(resume).await?)))
 }
 
 pub(super) async fn delete(

@@ -21,6 +21,8 @@ mod destinations;
 
 mod signing_keys;
 
+mod flow;
+
 mod routes;
 
 mod route_test;
@@ -49,6 +51,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 
 use crate::{
+    dispatch::DispatchHandle,
     ingress::Ingress,
     problem::{Code, Problem},
     store::{Events, Queries, StoreError},
@@ -69,6 +72,8 @@ pub struct ApiState {
     pub queries: Arc<dyn Queries>,
     /// Takes test events.
     pub ingress: Arc<Ingress>,
+    /// How destinations are doing.
+    pub dispatch: DispatchHandle,
     /// What providers see, without a final slash.
     pub public_url: String,
 }
@@ -80,7 +85,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route(
             "/tenants/{tenant}",
-            get(tenants::show).delete(tenants::delete),
+            get(tenants::show)
+                .patch(tenants::update)
+                .delete(tenants::delete),
         )
         .route("/sources", get(sources::list).post(sources::create))
         .route(
@@ -115,6 +122,14 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/destinations/{destination}/signing-keys/rotate",
             post(signing_keys::rotate),
+        )
+        .route(
+            "/destinations/{destination}/pause",
+            post(destinations::pause),
+        )
+        .route(
+            "/destinations/{destination}/resume",
+            post(destinations::resume),
         )
         .route("/routes", get(routes::list).post(routes::create))
         .route(

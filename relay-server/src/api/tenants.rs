@@ -8,15 +8,19 @@ use super::{
     Answer, ApiState,
     auth::{Operator, find_tenant},
     complete,
-    extract::{Body, Params},
+    extract::{Body, Params, nullable},
     pages::{List, PageParams},
 };
-use crate::{problem::Problem, tenancy::Tenant};
+use crate::{
+    problem::Problem,
+    tenancy::{Tenant, TenantLimits},
+};
 
 #[derive(Debug, Serialize)]
 pub(super) struct TenantView {
     id: String,
     name: String,
+    rate_per_second: Option<u32>,
     created_at: String,
 }
 
@@ -24,6 +28,7 @@ fn view(tenant: &Tenant) -> TenantView {
     TenantView {
         id: tenant.id.to_string(),
         name: tenant.name.to_string(),
+        rate_per_second: tenant.limits.rate_per_second,
         created_at: tenant.revision.created_at.to_string(),
     }
 }
@@ -59,6 +64,35 @@ pub(super) async fn show(
     Path(tenant): Path<String>,
 ) -> Result<Answer<TenantView>, Problem> {
     Ok(Answer::ok(view(&*find_tenant(&state, &tenant)?)))
+}
+
+/// What changes; what is absent stays as it is, and `null` takes a limit away.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::option_option,
+    reason = "absent, null and a value are three things"
+)]
+pub(super) struct LimitsChange {
+    #[serde(default, deserialize_with = "nullable")]
+    rate_per_second: Option<Option<u32>>,
+}
+
+pub(super) async fn update(
+    _: Operator,
+    State(state): State<ApiState>,
+    Path(tenant): Path<String>,
+    Body(change): Body<LimitsChange>,
+) -> Result<Answer<TenantView>, Problem> {
+    let id = find_tenant(&state, &tenant)?.id;
+    let apply = move |limits: &mut TenantLimits| {
+        if let Some(rate) = change.rate_per_second {
+            limits.rate_per_second = rate;
+        }
+    };
+    let tenancy = state.tenancy;
+    let tenant = complete(async move { tenancy.update_tenant(id, apply).await }).await?;
+    Ok(Answer::ok(view(&tenant)))
 }
 
 pub(super) async fn delete(

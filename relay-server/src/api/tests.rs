@@ -48,10 +48,11 @@ impl Api {
             .unwrap();
         let key = SecretKey::from_bytes(&[1; 32]);
         let config = TenancyConfig::default();
-        let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
+        let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock.clone(), config);
         let tenancy = Arc::new(tenancy.await.unwrap());
         let state = ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
+            dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
             tenancy,
             events: store.clone(),
             queries: store.clone(),

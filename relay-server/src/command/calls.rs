@@ -93,6 +93,13 @@ pub(super) fn tenant(command: TenantCommand) -> Result<Call, Failure> {
         TenantCommand::Create { name } => Call::post(&["tenants"], json!({ "name": name })),
         TenantCommand::List(page) => Call::list(&["tenants"], page, Show::Tenants),
         TenantCommand::Get { tenant } => Call::get(&["tenants", &tenant]),
+        TenantCommand::Update {
+            tenant,
+            rate_per_second,
+        } => {
+            let body = object([("rate_per_second", limit(rate_per_second))]);
+            Call::patch(&["tenants", &tenant], body.into())
+        }
         TenantCommand::Delete { tenant } => Call::delete(&["tenants", &tenant]),
     })
 }
@@ -246,6 +253,20 @@ pub(super) fn destination(command: DestinationCommand) -> Result<Call, Failure> 
         DestinationCommand::List(page) => Call::list(&["destinations"], page, Show::Destinations),
         DestinationCommand::Get { destination } => Call::get(&["destinations", &destination]),
         DestinationCommand::SigningKey(command) => signing_key(command),
+        DestinationCommand::Pause {
+            destination,
+            until,
+            reason,
+        } => {
+            let body = object([
+                ("until", until.map(Value::from)),
+                ("reason", reason.map(Value::from)),
+            ]);
+            Call::post(&["destinations", &destination, "pause"], body.into())
+        }
+        DestinationCommand::Resume { destination } => {
+            Call::post(&["destinations", &destination, "resume"], json!({}))
+        }
         DestinationCommand::Delete { destination } => Call::delete(&["destinations", &destination]),
     })
 }
@@ -266,6 +287,15 @@ fn policy_body(args: PolicyArgs) -> Map<String, Value> {
         ("dead", list(args.status_dead)),
     ]);
     let some = |object: Map<String, Value>| (!object.is_empty()).then(|| object.into());
+    let breaker = object([
+        ("failures", args.breaker_failures.map(Value::from)),
+        ("error_percent", args.breaker_error_percent.map(Value::from)),
+    ]);
+    let age_max_ms = args.age_max_s.map(|age| age.saturating_mul(1_000));
+    let maintenance = match &args.maintenance[..] {
+        [none] if none == "none" => Some(json!([])),
+        _ => list(args.maintenance),
+    };
     object([
         ("timeout_ms", args.timeout_ms.map(Value::from)),
         ("retry", some(retry)),
@@ -274,6 +304,11 @@ fn policy_body(args: PolicyArgs) -> Map<String, Value> {
             "old_signatures",
             args.old_signatures.map(|what| name_of(what).into()),
         ),
+        ("in_flight_max", limit(args.in_flight_max)),
+        ("rate_per_second", limit(args.rate_per_second)),
+        ("age_max_ms", limit(age_max_ms)),
+        ("maintenance", maintenance),
+        ("breaker", some(breaker)),
     ])
 }
 
@@ -299,6 +334,15 @@ fn signing_key(command: SigningKeyCommand) -> Call {
 fn name_of(choice: impl ValueEnum) -> String {
     let value = choice.to_possible_value();
     value.map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Zero takes a limit away.
+fn limit<T: Into<Value> + Default + PartialEq>(number: Option<T>) -> Option<Value> {
+    let limit = |number: T| match number == T::default() {
+        true => Value::Null,
+        false => number.into(),
+    };
+    number.map(limit)
 }
 
 fn list<T: Into<Value>>(items: Vec<T>) -> Option<Value> {

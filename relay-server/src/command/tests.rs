@@ -1,4 +1,6 @@
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use clap::Parser as _;
 
@@ -7,6 +9,7 @@ use crate::{
     api::{self, ApiState},
     args::{Cli, InitArgs},
     clock::{Clock as _, SystemClock},
+    dispatch::DispatchHandle,
     ingress::Ingress,
     lifecycle::Meaning,
     store::{Due, Settings, memory::Memory},
@@ -29,10 +32,11 @@ impl Desk {
             .unwrap();
         let key = SecretKey::from_bytes(&[1; 32]);
         let config = TenancyConfig::default();
-        let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock, config);
+        let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock.clone(), config);
         let tenancy = Arc::new(tenancy.await.unwrap());
         let router = api::router(ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
+            dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
             tenancy: Arc::clone(&tenancy),
             events: store.clone(),
             queries: store,
@@ -59,11 +63,11 @@ impl Desk {
         self.files.path().join(name)
     }
 
-    /// Runs a command; `@name` stands for a file of the desk.
+    /// Runs a command; `@name` stands for a file of the desk, `_` for a space within a word.
     async fn run(&self, line: &str) -> Result<(), Failure> {
         let line = line.replace('@', &format!("{}/", self.files.path().display()));
         let mut words = vec!["relay-server".to_owned()];
-        words.extend(line.split_whitespace().map(str::to_owned));
+        words.extend(line.split_whitespace().map(|word| word.replace('_', " ")));
         words.extend(["--server".to_owned(), format!("http://{}", self.addr)]);
         if !line.contains("--token-file") {
             words.extend([
@@ -97,6 +101,7 @@ async fn a_relay_is_set_up_from_the_command_line() {
     let desk = Desk::new().await;
     for line in [
         "tenant create acme",
+        "tenant update acme --rate-per-second 100",
         "tenant list",
         "source create stripe --tenant acme --preset stripe --secret-file @secret --ip-allow 10.0.0.0/8",
         "source rotate-secret stripe --tenant acme --secret-file @secret --drop-old",
@@ -108,6 +113,9 @@ async fn a_relay_is_set_up_from_the_command_line() {
         "destination update billing --tenant acme --old-signatures add",
         "destination signing-key rotate billing --tenant acme --overlap-s 60",
         "destination signing-key show billing --tenant acme",
+        "destination update billing --tenant acme --in-flight-max 4 --age-max-s 60 --breaker-failures 0",
+        "destination update billing --tenant acme --in-flight-max 0 --maintenance sun_02:00-04:00",
+        "destination pause billing --tenant acme --until 2099-01-31T00:00:00Z --reason upgrade",
         "destination get billing --tenant acme",
         "destination list --tenant acme -o ndjson",
         "route create --tenant acme --source stripe --destination billing",
@@ -141,6 +149,17 @@ async fn a_relay_is_set_up_from_the_command_line() {
     assert_eq!(policy.retry.schedule_ms, [1, 2]);
     assert_eq!(policy.status.meaning(404), Meaning::Retry);
     assert_eq!(policy.status.meaning(422), Meaning::Dead);
+    let flow = &policy.flow;
+    assert_eq!((flow.in_flight_max, flow.breaker.failures), (None, 0));
+    assert_eq!(flow.age_max, Some(Duration::from_mins(1)));
+    assert_eq!(flow.maintenance.texts(), ["sun 02:00-04:00"]);
+    assert_eq!(
+        directory.tenant(tenant).unwrap().limits.rate_per_second,
+        Some(100)
+    );
+    desk.run("destination resume billing --tenant acme")
+        .await
+        .unwrap();
     let token = std::fs::read_to_string(desk.path("agent")).unwrap();
     assert!(
         directory

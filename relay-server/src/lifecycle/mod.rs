@@ -15,6 +15,10 @@ mod order;
 
 mod lane;
 
+mod breaker;
+
+mod maintenance;
+
 mod verdict;
 
 pub mod filter;
@@ -22,9 +26,11 @@ pub mod filter;
 mod route;
 
 pub use attempt::{AttemptOutcome, AttemptReport};
+pub use breaker::{Breaker, BreakerPolicy, BreakerView, Load, Sign};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};
 pub use lane::{LIVE_FOR, Lane, Ready, Turns};
+pub use maintenance::{Maintenance, MaintenanceMistake};
 pub use order::{
     BodyPlace, InvalidOrder, KEY_TEXT_BYTES_MAX, KeyDigest, KeyPlace, OnDead, Order, OrderKey,
 };

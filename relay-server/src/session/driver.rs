@@ -26,14 +26,14 @@ use super::{
     admission::{Admitted, Served, admit},
     pipes::Pipes,
     registry::Registry,
-    serving::{Opening, Serving, held},
+    serving::{Opening, Serving},
     transport::{Broken, Incoming, Transport},
 };
 use crate::{
     dispatch::{self, DispatchHandle},
     ids,
     settle::Settler,
-    store::{Events, Lease},
+    store::{Events, Held, Lease},
     tenancy::Tenancy,
 };
 
@@ -224,7 +224,7 @@ impl<T: Transport> Session<T> {
                 deliveries,
                 bytes,
             } => {
-                serving.credit(&destination, deliveries, bytes).await;
+                serving.credit(&destination, deliveries, bytes);
             }
             RelayOutput::Receipt(receipt) => serving.report(*receipt),
             RelayOutput::Renew(held) => serving.renew(&held).await,
@@ -317,7 +317,7 @@ impl<T: Transport> Session<T> {
                 reason,
             });
         }
-        serving.join(&self.outlet).await;
+        serving.join(&self.outlet);
         self.serving = Some(serving);
     }
 
@@ -369,14 +369,11 @@ impl<T: Transport> Session<T> {
 
     /// Gives back what nobody else will.
     async fn leave(&mut self, said_bye: bool) {
-        self.context
-            .dispatch
-            .send(dispatch::Message::Leave { session: self.id })
-            .await;
+        self.context.dispatch.leave(self.id);
         self.leases.close();
         while let Some(batch) = self.leases.recv().await {
             self.context
-                .return_leases(batch.iter().map(|lease| held(&lease.info)).collect())
+                .return_leases(batch.iter().map(|lease| Held::of(&lease.info)).collect())
                 .await;
         }
         if let Some(serving) = self.serving.take() {

@@ -64,6 +64,15 @@ impl Holdings {
         self.held.get(&delivery).map(|holding| holding.lease)
     }
 
+    /// What travelled on a session, or was taken over by it.
+    pub(super) fn of(&self, session: SessionId) -> Vec<LeaseInfo> {
+        let of_session = self
+            .held
+            .values()
+            .filter(|holding| holding.belongs_to(session));
+        of_session.map(|holding| holding.lease).collect()
+    }
+
     /// The attempt is over. A later attempt of the same delivery stays.
     pub(super) fn drop_attempt(&mut self, delivery: DeliveryId, attempt: u32) {
         if self

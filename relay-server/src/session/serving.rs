@@ -23,7 +23,7 @@ use super::{
     settling::Settling,
 };
 use crate::{
-    dispatch::{self, Outlet},
+    dispatch::Outlet,
     settle::Reported,
     store::{Adopted, DestinationKey, Held, Lease, LeaseInfo},
 };
@@ -128,14 +128,14 @@ impl Serving {
     /// what is no longer the agent's.
     pub(super) async fn resume(&self, hello: &Hello) -> Vec<frame::Held> {
         for &session in &hello.replaces {
-            self.replace(session).await;
+            self.replace(session);
         }
         let lost = self.adopt(&hello.holding).await;
         if hello.holding.len() < limits::LEASES_PER_FRAME_MAX {
             let named: Vec<DeliveryId> = hello.holding.iter().map(|held| held.delivery).collect();
             let unbegun = lock(&self.holdings).take_unbegun(&hello.replaces, &named);
             self.context
-                .return_leases(unbegun.iter().map(held).collect())
+                .return_leases(unbegun.iter().map(Held::of).collect())
                 .await;
             let dead = lock(&self.holdings).take_orphans_but(&named);
             if !dead.is_empty() {
@@ -148,13 +148,10 @@ impl Serving {
 
     /// Ends a session of the same agent and takes it out of the lines, so that what comes back is not
     /// handed to it again.
-    async fn replace(&self, session: SessionId) {
+    fn replace(&self, session: SessionId) {
         let instance = (self.tenant, self.agent);
         if session != self.id && self.context.registry.replace(instance, session) {
-            self.context
-                .dispatch
-                .send(dispatch::Message::Leave { session })
-                .await;
+            self.context.dispatch.leave(session);
         }
     }
 
@@ -194,34 +191,26 @@ impl Serving {
     }
 
     /// Takes a place in the dispatcher's lines.
-    pub(super) async fn join(&self, outlet: &Outlet) {
+    pub(super) fn join(&self, outlet: &Outlet) {
+        let dispatch = &self.context.dispatch;
         for served in self.by_key.values() {
-            let (key, ttl, outlet) = (served.key, served.ttl(), outlet.clone());
-            self.context
-                .dispatch
-                .send(dispatch::Message::Join {
-                    session: self.id,
-                    key,
-                    ttl,
-                    outlet,
-                })
-                .await;
+            dispatch.join(
+                self.id,
+                self.agent,
+                served.key,
+                served.ttl(),
+                outlet.clone(),
+            );
         }
+        let held = lock(&self.holdings).of(self.id);
+        dispatch.adopted(self.agent, &held);
     }
 
-    pub(super) async fn credit(&self, destination: &str, deliveries: u64, bytes: u64) {
-        let Some(&key) = self.by_name.get(destination) else {
-            return;
-        };
-        self.context
-            .dispatch
-            .send(dispatch::Message::Credit {
-                session: self.id,
-                key,
-                deliveries,
-                bytes,
-            })
-            .await;
+    pub(super) fn credit(&self, destination: &str, deliveries: u64, bytes: u64) {
+        if let Some(&key) = self.by_name.get(destination) {
+            let dispatch = &self.context.dispatch;
+            dispatch.credit(self.id, key, deliveries, bytes);
+        }
     }
 
     /// The frame for a lease, which is the agent's from here on; `None` if it is not for this session,
@@ -276,7 +265,7 @@ impl Serving {
             }
         }
         self.context
-            .return_leases(leases.iter().map(held).collect())
+            .return_leases(leases.iter().map(Held::of).collect())
             .await;
     }
 
@@ -344,7 +333,7 @@ impl Serving {
             let held: Vec<_> = lock(&self.holdings)
                 .take_all_of(self.id)
                 .iter()
-                .map(held)
+                .map(Held::of)
                 .collect();
             self.context.return_leases(held).await;
         } else {
@@ -361,7 +350,7 @@ impl Serving {
         let held: Vec<_> = lock(&self.holdings)
             .orphan(self.id, Instant::now() + grace)
             .iter()
-            .map(held)
+            .map(Held::of)
             .collect();
         if held.is_empty() {
             return;
@@ -370,11 +359,8 @@ impl Serving {
         if let Err(error) = self.context.store.renew(&held, grace).await {
             warn!(%error, "leases could not be kept for an agent's return");
         }
-        // The dispatcher sleeps until the old deadline; a message makes it look again.
-        self.context
-            .dispatch
-            .send(dispatch::Message::Leave { session: self.id })
-            .await;
+        // The dispatcher sleeps until the old deadline.
+        self.context.dispatch.wake();
         let (registry, stop) = (
             Arc::clone(&self.context.registry),
             self.context.stop.clone(),
@@ -405,18 +391,10 @@ impl SessionContext {
         if held.is_empty() {
             return;
         }
+        self.dispatch.returned(&held);
         if let Err(error) = self.store.release(&held).await {
             warn!(%error, "leases could not be returned; they will run out");
         }
-    }
-}
-
-pub(super) fn held(lease: &LeaseInfo) -> Held {
-    Held {
-        tenant: lease.key.tenant,
-        delivery: lease.delivery,
-        token: lease.token,
-        attempt: lease.attempt,
     }
 }
 

@@ -109,6 +109,14 @@ pub struct LeaseToken {
     pub counter: u64,
 }
 
+impl LeaseToken {
+    /// No lease: only a success counts under it.
+    pub const NONE: Self = Self {
+        incarnation: 0,
+        counter: 0,
+    };
+}
+
 impl fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{:x}", self.incarnation, self.counter)
@@ -168,6 +176,18 @@ pub struct Held {
     pub token: LeaseToken,
     /// The number of the attempt.
     pub attempt: u32,
+}
+
+impl Held {
+    /// How its holder names a lease.
+    pub fn of(lease: &LeaseInfo) -> Self {
+        Self {
+            tenant: lease.key.tenant,
+            delivery: lease.delivery,
+            token: lease.token,
+            attempt: lease.attempt,
+        }
+    }
 }
 
 /// What became of a lease that an agent brings back.

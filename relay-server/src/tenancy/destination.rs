@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId};
 
-use super::{Invalid, Name, OldSignatures, Revision, SigningKey};
+use super::{Flow, Invalid, Name, OldSignatures, Paused, Revision, SigningKey};
 use crate::lifecycle::{
     JudgePolicy, OnDead, Order, RetryPolicy, StatusMistake, StatusPolicy, filter::Filter,
 };
@@ -27,6 +27,8 @@ pub struct Destination {
     pub revision: Revision,
     /// How its deliveries are made.
     pub policy: DestinationPolicy,
+    /// Who paused it, if somebody did.
+    pub paused: Option<Paused>,
     /// Whose it is alone, if it was made for `listen` and ends with its listener.
     pub expiring: Option<Expiring>,
     /// What it signs with itself, oldest first.
@@ -48,6 +50,8 @@ pub struct DestinationPolicy {
     pub on_dead: OnDead,
     /// What becomes of the provider's signature.
     pub old_signatures: OldSignatures,
+    /// When and how fast deliveries are handed out.
+    pub flow: Flow,
 }
 
 impl Default for DestinationPolicy {
@@ -59,6 +63,7 @@ impl Default for DestinationPolicy {
             order: Order::None,
             on_dead: OnDead::Continue,
             old_signatures: OldSignatures::default(),
+            flow: Flow::default(),
         }
     }
 }
@@ -111,6 +116,7 @@ impl DestinationPolicy {
             let why = format!("at most {SCHEDULE_MAX} waits of at most 90 days");
             return Err(Invalid::new("retry.schedule_ms", why));
         }
+        self.flow.check()?;
         if self.on_dead == OnDead::Park && !self.order.is_ordered() {
             let why = "park needs an order: what is not ordered has no keys to stop";
             return Err(Invalid::new("on_dead", why));

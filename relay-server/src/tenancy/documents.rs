@@ -7,13 +7,15 @@ use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId}
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Dedupe, Destination, DestinationPolicy, Expiring, Name, OldSignatures, Revision, Route,
-    SchemeChoice, SigningKey, Source, SourceKey, SourceSecret, SourceSettings, Tenant, Token,
-    TokenHash, secrets::Sealed, source::BODY_BYTES_DEFAULT,
+    Dedupe, Destination, DestinationPolicy, Expiring, Flow, Name, OldSignatures, Paused, Revision,
+    Route, SchemeChoice, SigningKey, Source, SourceKey, SourceSecret, SourceSettings, Tenant,
+    TenantLimits, Token, TokenHash, secrets::Sealed, source::BODY_BYTES_DEFAULT,
 };
 use crate::{
     clock::Timestamp,
-    lifecycle::{OnDead, Order, RetryPolicy, StatusSpec, filter::Filter},
+    lifecycle::{
+        BreakerPolicy, Maintenance, OnDead, Order, RetryPolicy, StatusSpec, filter::Filter,
+    },
     store::{Resource, ResourceKind, StoreError},
     verify::RuleSpec,
 };
@@ -104,18 +106,30 @@ macro_rules! identity {
     };
 }
 
+#[derive(Serialize, Deserialize)]
+struct TenantDocument {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_per_second: Option<u32>,
+}
+
 impl Stored for Tenant {
     identity!(Tenant, |tenant| Some(tenant.id));
 
     fn document(&self) -> String {
-        "{}".to_owned()
+        to_json(&TenantDocument {
+            rate_per_second: self.limits.rate_per_second,
+        })
     }
 
     fn read(resource: &Resource) -> Option<Self> {
+        let document: TenantDocument = from_json(resource)?;
         Some(Self {
             id: TenantId::from_u128(resource.id),
             name: resource.name.parse().ok()?,
             revision: revision(resource),
+            limits: TenantLimits {
+                rate_per_second: document.rate_per_second,
+            },
         })
     }
 }
@@ -272,6 +286,10 @@ struct DestinationDocument {
     on_dead: OnDead,
     #[serde(default)]
     old_signatures: OldSignatures,
+    #[serde(flatten)]
+    flow: FlowDocument,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<PausedDocument>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiring: Option<ExpiringDocument>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -284,6 +302,73 @@ struct SigningKeyDocument {
     added_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FlowDocument {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_flight_max: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_per_second: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    age_max_ms: Option<u64>,
+    #[serde(default)]
+    breaker: BreakerPolicy,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    maintenance: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PausedDocument {
+    since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl From<&Flow> for FlowDocument {
+    fn from(flow: &Flow) -> Self {
+        Self {
+            in_flight_max: flow.in_flight_max,
+            rate_per_second: flow.rate_per_second,
+            age_max_ms: flow.age_max.map(millis),
+            breaker: flow.breaker,
+            maintenance: flow.maintenance.texts().to_vec(),
+        }
+    }
+}
+
+impl FlowDocument {
+    fn read(self) -> Option<Flow> {
+        Some(Flow {
+            in_flight_max: self.in_flight_max,
+            rate_per_second: self.rate_per_second,
+            age_max: self.age_max_ms.map(Duration::from_millis),
+            breaker: self.breaker,
+            maintenance: Maintenance::read(self.maintenance).ok()?,
+        })
+    }
+}
+
+impl From<Paused> for PausedDocument {
+    fn from(paused: Paused) -> Self {
+        Self {
+            since: paused.since,
+            until: paused.until,
+            reason: paused.reason,
+        }
+    }
+}
+
+impl From<PausedDocument> for Paused {
+    fn from(document: PausedDocument) -> Self {
+        Self {
+            since: document.since,
+            until: document.until,
+            reason: document.reason,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -309,6 +394,8 @@ impl Stored for Destination {
             on_dead: self.policy.on_dead,
             old_signatures: self.policy.old_signatures,
             signing_keys: signing_keys.collect(),
+            flow: FlowDocument::from(&self.policy.flow),
+            paused: self.paused.clone().map(PausedDocument::from),
             expiring: self
                 .expiring
                 .map(|Expiring { agent, token }| ExpiringDocument { agent, token }),
@@ -334,8 +421,10 @@ impl Stored for Destination {
                 order: document.order,
                 on_dead: document.on_dead,
                 old_signatures: document.old_signatures,
+                flow: document.flow.read()?,
             },
             signing_keys: signing_keys.collect(),
+            paused: document.paused.map(Paused::from),
             expiring: document
                 .expiring
                 .map(|ExpiringDocument { agent, token }| Expiring { agent, token }),
@@ -453,12 +542,13 @@ mod tests {
         let first: R = read(&resource(R::KIND, document)).unwrap();
         let second: R = read(&first.to_resource()).unwrap();
         assert_eq!(first, second, "what is written reads back");
-        assert!(R::KIND == ResourceKind::Tenant || read::<R>(&resource(R::KIND, "{")).is_err());
+        assert!(read::<R>(&resource(R::KIND, "{")).is_err());
     }
 
     #[test]
     fn documents_read_with_defaults_and_read_back() {
         check::<Tenant>("{}");
+        check::<Tenant>(r#"{"rate_per_second":2}"#);
         check::<Source>(r#"{"key":"abc","preset":"stripe"}"#);
         check::<Source>(
             r#"{"key":"abc","enabled":false,"rule":{"kind":"none"},"vars":{"a":"b"},
@@ -470,12 +560,13 @@ mod tests {
         );
         check::<Destination>(r#"{"timeout_ms":5}"#);
         check::<Destination>(
-            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park","expiring":
             r#"{"timeout_ms":5,"old_signatures":"add","signing_keys":
                 [{"sealed":"v1:a:b","added_at":6,"until":7},{"sealed":"v1:c:d","added_at":7}]}"#,
         );
         check::<Destination>(
-            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"expiring":
+            r#"{"timeout_ms":5,"retry":{"attempts_max":3},"status":{"dead":["4xx"]},"order":"key:/id","on_dead":"park",
+                "in_flight_max":4,"rate_per_second":9,"age_max_ms":60000,"breaker":{"failures":0},
+                "maintenance":["daily 02:00-04:00"],"paused":{"since":5,"until":6,"reason":"x"},"expiring":
                 {"agent":"agt_00000000000000000000000001","token":"tok_00000000000000000000000002"}}"#,
         );
         check::<Route>(

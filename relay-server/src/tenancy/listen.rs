@@ -150,6 +150,7 @@ impl Tenancy {
                     name: change::name(&format!("listen-{}", bare(&agent)))?,
                     revision: Revision::default(),
                     policy: DestinationPolicy::default(),
+                    paused: None,
                     expiring: Some(expiring),
                     signing_keys: Vec::new(),
                 };

@@ -16,6 +16,8 @@ mod token;
 
 mod source;
 
+mod flow;
+
 mod destination;
 
 mod signing;
@@ -39,6 +41,7 @@ mod error;
 pub use destination::{Destination, DestinationPolicy, Expiring, Route};
 pub use directory::{Directory, LiveSource, NotReady, TokenRefusal};
 pub use error::TenancyError;
+pub use flow::{Flow, Paused, TenantLimits};
 pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
@@ -81,6 +84,8 @@ pub struct Tenant {
     pub name: Name,
     /// When it changed.
     pub revision: Revision,
+    /// How much of the relay it gets.
+    pub limits: TenantLimits,
 }
 
 /// Settings that cannot work.

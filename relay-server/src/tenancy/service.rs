@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, ProviderKeys, Revision,
-    Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings, TenancyError,
-    Tenant, Token, TokenText,
+    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, Paused, ProviderKeys,
+    Revision, Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings,
+    TenancyError, Tenant, TenantLimits, Token, TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
     listen::Presence,
@@ -189,8 +189,33 @@ impl Tenancy {
         }
         let id = TenantId::from_u128(self.fresh());
         let revision = Revision::default();
-        let tenant = Tenant { id, name, revision };
+        let tenant = Tenant {
+            id,
+            name,
+            revision,
+            limits: TenantLimits::default(),
+        };
         change.put(tenant, None).await
+    }
+
+    /// Changes how much of the relay a tenant gets.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn update_tenant(
+        &self,
+        id: TenantId,
+        change_limits: impl FnOnce(&mut TenantLimits),
+    ) -> Result<Arc<Tenant>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let tenant = change.records().tenants.get(&id).cloned();
+        let tenant = tenant.ok_or(TenancyError::NotFound("tenant"))?;
+        let mut tenant = Arc::unwrap_or_clone(tenant);
+        change_limits(&mut tenant.limits);
+        tenant.limits.check()?;
+        let version = tenant.revision.version;
+        change.put(tenant, Some(version)).await
     }
 
     /// Removes a tenant that has no sources and destinations any more, with its tokens.
@@ -384,6 +409,7 @@ impl Tenancy {
             name,
             revision: Revision::default(),
             policy,
+            paused: None,
             expiring: None,
             signing_keys: Vec::new(),
         };
@@ -410,6 +436,53 @@ impl Tenancy {
         destination.policy.check()?;
         self.check_refreshed_by(&change, &destination)?;
         self.give_signing_key(&mut destination)?;
+        let version = destination.revision.version;
+        change.put(destination, Some(version)).await
+    }
+
+    /// Pauses a destination: what is accepted for it waits. A pause that it has is replaced.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn pause_destination(
+        &self,
+        tenant: TenantId,
+        id: DestinationId,
+        until: Option<Timestamp>,
+        reason: Option<String>,
+    ) -> Result<Arc<Destination>, TenancyError> {
+        let paused = Paused {
+            since: self.clock.now(),
+            until,
+            reason,
+        };
+        paused.check()?;
+        self.set_paused(tenant, id, Some(paused)).await
+    }
+
+    /// Ends the pause of a destination, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// See [`TenancyError`].
+    pub async fn resume_destination(
+        &self,
+        tenant: TenantId,
+        id: DestinationId,
+    ) -> Result<Arc<Destination>, TenancyError> {
+        self.set_paused(tenant, id, None).await
+    }
+
+    async fn set_paused(
+        &self,
+        tenant: TenantId,
+        id: DestinationId,
+        paused: Option<Paused>,
+    ) -> Result<Arc<Destination>, TenancyError> {
+        let mut change = Change::begin(self).await?;
+        let mut destination = own_destination(&change, tenant, id)?;
+        destination.paused = paused;
         let version = destination.revision.version;
         change.put(destination, Some(version)).await
     }

@@ -342,6 +342,7 @@ mod tests {
                 old_signatures: OldSignatures::Add,
                 ..DestinationPolicy::default()
             },
+            paused: None,
             expiring: None,
             signing_keys: Vec::new(),
         }
