@@ -141,13 +141,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/routes/{route}/test", post(route_test::test))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{token}", get(tokens::show).delete(tokens::delete))
-        .route("/events", get(events::list))
-        .route("/events/{event}", get(events::show))
-        .route("/events/{event}/body", get(events::body))
-        .route("/events/{event}/replay", post(events::replay))
-        .route("/deliveries", get(deliveries::list))
-        .route("/deliveries/{delivery}/attempts", get(deliveries::attempts))
-        .route("/deliveries/{delivery}/cancel", post(deliveries::cancel));
+        .merge(events_router());
     Router::new()
         .nest("/api/v1", api)
         .route("/livez", get(health::livez))
@@ -156,6 +150,18 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(state)
+}
+
+/// What came, and what became of it.
+fn events_router() -> Router<ApiState> {
+    Router::new()
+        .route("/events", get(events::list))
+        .route("/events/{event}", get(events::show))
+        .route("/events/{event}/body", get(events::body))
+        .route("/events/{event}/replay", post(events::replay))
+        .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/{delivery}/attempts", get(deliveries::attempts))
+        .route("/deliveries/{delivery}/cancel", post(deliveries::cancel))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

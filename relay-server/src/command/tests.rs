@@ -97,6 +97,7 @@ impl Desk {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told from start to end")]
 async fn a_relay_is_set_up_from_the_command_line() {
     let desk = Desk::new().await;
     for line in [
