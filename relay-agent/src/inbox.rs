@@ -304,14 +304,22 @@ impl Inbox {
 
     /// Takes back everything whose call has not begun.
     pub fn take_waiting(&mut self) -> Vec<InHand> {
-        let waiting: Vec<_> = self
-            .lanes
-            .values_mut()
-            .flat_map(|lane| lane.waiting.drain(..))
-            .collect();
+        self.take_waiting_if(|_| true)
+    }
+
+    /// Takes back what was offered on a link and whose call has not begun.
+    pub fn take_waiting_of(&mut self, link: LinkId) -> Vec<InHand> {
+        self.take_waiting_if(|in_hand| in_hand.link == link)
+    }
+
+    fn take_waiting_if(&mut self, is_wanted: impl Fn(&InHand) -> bool) -> Vec<InHand> {
+        let waiting = self.in_hand.iter().filter(|(_, in_hand)| {
+            matches!(in_hand.stage, Stage::Waiting(_)) && is_wanted(in_hand)
+        });
+        let waiting: Vec<_> = waiting.map(|(delivery, _)| *delivery).collect();
         waiting
-            .iter()
-            .filter_map(|delivery| self.in_hand.remove(delivery))
+            .into_iter()
+            .filter_map(|delivery| self.drop_delivery(delivery))
             .collect()
     }
 

@@ -77,7 +77,6 @@ async fn nothing_is_lost_when_agents_are_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "an agent that wakes up calls for what it has lost meanwhile"]
 async fn nothing_is_lost_when_agents_are_stopped() {
     let size = Size::chosen();
     let relay = Relay::plan()

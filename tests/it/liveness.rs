@@ -64,7 +64,6 @@ async fn a_frozen_agents_work_goes_to_another_and_it_comes_back() {
 }
 
 #[tokio::test]
-#[ignore = "waits for agents that name what a session replaces"]
 async fn a_laptop_that_wakes_up_elsewhere_takes_up_its_work() {
     let relay = Relay::start().await;
     let network = Network::start(relay.public()).await;
@@ -90,7 +89,6 @@ async fn a_laptop_that_wakes_up_elsewhere_takes_up_its_work() {
 }
 
 #[tokio::test]
-#[ignore = "waits for agents that name what a session replaces"]
 async fn pulled_cables_and_changed_addresses_are_survived() {
     let (Some(first), Some(second)) = (Namespace::create(), Namespace::create()) else {
         return;

@@ -163,6 +163,18 @@ fn draining_takes_back_what_has_not_begun() {
     assert!(inbox.is_empty());
 }
 
+#[test]
+fn what_a_link_in_doubt_offered_and_has_not_begun_is_taken_back() {
+    let mut inbox = inbox(1);
+    started(inbox.admit(offer(1, 1).into(), LINK));
+    inbox.admit(offer(2, 1).into(), LINK);
+    inbox.admit(offer(3, 1).into(), OTHER);
+    let taken = inbox.take_waiting_of(LINK);
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].held.delivery, id(2));
+    assert_eq!(inbox.take_waiting().len(), 1);
+}
+
 #[tokio::test]
 async fn whoever_is_waited_for_has_its_turn_first() {
     let mut inbox = inbox(1);

@@ -13,6 +13,8 @@ mod spread;
 
 mod stop;
 
+mod takeover;
+
 mod work;
 
 use std::{
@@ -25,6 +27,7 @@ use std::{
 
 use protocol::{
     frame::Refuse,
+    id::SessionId,
     session::{AgentConfig, AgentSession},
 };
 use tokio::{
@@ -75,6 +78,8 @@ pub struct Driver {
     awake: Awake,
     links: Vec<Link>,
     links_made: u64,
+    /// Sessions that are over, and no later one has told the relay.
+    over: Vec<SessionId>,
     inbox: Inbox,
     calls: JoinSet<Outcome>,
     /// Responses that providers wait for, from the calls.
@@ -138,6 +143,10 @@ struct Link {
     node: Option<String>,
     /// A heartbeat was not answered in time.
     is_suspect: bool,
+    /// What the relay calls the session.
+    name: Option<SessionId>,
+    /// Sessions whose place it takes.
+    replaces: Vec<SessionId>,
     refuse: Option<Refuse>,
 }
 
@@ -196,6 +205,7 @@ impl Driver {
             awake: Awake::new(now, SystemTime::now()),
             links: Vec::new(),
             links_made: 0,
+            over: Vec::new(),
             inbox,
             calls: JoinSet::new(),
             responses,
@@ -224,7 +234,9 @@ impl Driver {
             }
             self.dial_if_due();
             self.turn_due = self.status.turn(Instant::now(), self.gauges());
-            match self.wait().await {
+            let wake = self.wait().await;
+            self.look_around();
+            match wake {
                 Wake::Incoming(link, incoming) => self.receive(link, incoming),
                 Wake::Response(part) => self.respond(part),
                 Wake::Called(call) => self.called(call),
@@ -297,11 +309,16 @@ impl Driver {
         self.view.news(news);
     }
 
-    fn time_passed(&mut self) {
+    /// Before anything else that a sleep has let pile up.
+    fn look_around(&mut self) {
         let now = Instant::now();
         if let Some(slept) = self.awake.look(now, SystemTime::now()) {
             self.woke(now, slept);
         }
+    }
+
+    fn time_passed(&mut self) {
+        let now = Instant::now();
         for link in &mut self.links {
             if link.session.poll_timeout().is_some_and(|due| due <= now) {
                 link.session.handle_timeout(now);

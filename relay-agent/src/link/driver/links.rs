@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use protocol::{
     frame::{Refuse, Welcome},
-    limits::SILENCE_MAX,
+    limits::HEARTBEAT_INTERVAL,
     session::{AgentSession, Close, CloseCode},
 };
 use tracing::debug;
@@ -91,6 +91,8 @@ impl Driver {
         for in_hand in orphans {
             session.charge(&in_hand.held, &in_hand.destination, in_hand.body_bytes);
         }
+        let replaces = self.replaced();
+        session.replace(&replaces);
         self.links.push(Link {
             id,
             socket,
@@ -99,6 +101,8 @@ impl Driver {
             phase: Phase::Opening,
             node: None,
             is_suspect: false,
+            name: None,
+            replaces,
             refuse: None,
         });
         self.respond_over(id);
@@ -113,6 +117,7 @@ impl Driver {
         link.phase = Phase::Open;
         link.node.clone_from(&welcome.node);
         let carrier = link.carrier();
+        self.took_over(id, welcome.session);
         self.choice.welcomed(carrier, now);
         self.reconnect.welcomed();
         if let (Some(listening), Some(service)) = (&welcome.listening, &self.listener) {
@@ -149,6 +154,8 @@ impl Driver {
         let index = self.links.iter().position(|link| link.id == id)?;
         let link = self.links.remove(index);
         self.inbox.link_lost(id);
+        self.is_over(&link);
+        self.hand_back(id);
         self.hand_over(&link);
         self.start_ready();
         self.share();
@@ -235,6 +242,7 @@ impl Driver {
         if let Some(link) = self.link(id) {
             link.is_suspect = true;
         }
+        self.hand_back(id);
         self.news(&News::Suspect);
     }
 
@@ -258,8 +266,14 @@ impl Driver {
         );
         for link in &mut self.links {
             link.session.probe(now);
-            // So long that the relay has given it up.
-            link.is_suspect |= link.phase == Phase::Open && slept >= SILENCE_MAX;
+        }
+        // So long that networks forget, and the relay gives up: not even the answer is waited for.
+        if slept >= HEARTBEAT_INTERVAL {
+            let open = self.links.iter().filter(|link| spread::is_open(link));
+            let open: Vec<_> = open.map(|link| link.id).collect();
+            for id in open {
+                self.suspect(id);
+            }
         }
         if self.wants_link() {
             self.reconnect.now(now);
