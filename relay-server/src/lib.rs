@@ -43,6 +43,8 @@ pub mod telemetry;
 
 pub mod shutdown;
 
+pub mod supervisor;
+
 pub mod clock;
 
 pub mod ids;

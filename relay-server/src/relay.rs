@@ -233,7 +233,7 @@ impl Relay {
             events: Arc::clone(&events),
             queries,
             ingress: Arc::clone(&self.ingress),
-            dispatch,
+            dispatch: dispatch.clone(),
             public_url: self.public_url,
         };
         let public = Arc::new(PublicDoor {
@@ -257,6 +257,7 @@ impl Relay {
             stop,
             registry,
             events,
+            dispatch,
         }
     }
 }
@@ -314,9 +315,15 @@ pub struct Running {
     stop: CancellationToken,
     registry: Arc<Registry>,
     events: Arc<dyn Events>,
+    dispatch: DispatchHandle,
 }
 
 impl Running {
+    /// For who asks the dispatcher whether it lives.
+    pub fn dispatch(&self) -> DispatchHandle {
+        self.dispatch.clone()
+    }
+
     /// Returns when a vital task has ended, which it never should. Cancel-safe.
     pub async fn failed(&mut self) {
         match self.vital.join_next().await {

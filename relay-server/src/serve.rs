@@ -11,7 +11,7 @@ use crate::{
     relay::{Relay, Stores},
     shutdown::Signals,
     store::{Due, Embedded, EmbeddedConfig, Settings, StoreError},
-    telemetry,
+    supervisor, telemetry,
     tenancy::SecretKey,
 };
 
@@ -37,11 +37,16 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let relay = Relay::bind(config, stores, key, clock).await?;
     announce(&relay, config);
 
+    let text = format!("serving {} at {}", relay.public_url(), relay.public_addr());
     let mut running = relay.start();
+    let dispatch = running.dispatch();
+    supervisor::ready(&text);
     let failed = tokio::select! {
         () = signals.stop() => false,
         () = running.failed() => true,
+        () = supervisor::answer_watchdog(dispatch) => false,
     };
+    supervisor::stopping("draining");
     tokio::select! {
         () = running.drain(DRAIN_DEADLINE) => {}
         () = signals.stop() => {

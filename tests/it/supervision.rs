@@ -47,6 +47,21 @@ async fn systemd_is_told_when_the_agent_is_ready_lives_and_stops() {
 }
 
 #[tokio::test]
+async fn systemd_is_told_when_the_relay_is_ready_lives_and_stops() {
+    let mut supervisor = Supervisor::start();
+    let mut relay = Relay::plan()
+        .variable("NOTIFY_SOCKET", &supervisor.address())
+        .variable("WATCHDOG_USEC", "600000")
+        .start()
+        .await;
+    supervisor.hears("READY=1", 1).await;
+    supervisor.hears("WATCHDOG=1", 3).await;
+    relay.terminate().await;
+    assert_eq!(relay.exit_code().await, 0);
+    assert!(supervisor.was_told("STOPPING=1"), "{:?}", supervisor.said());
+}
+
+#[tokio::test]
 async fn an_absent_relay_does_not_hold_up_the_start_for_ever() {
     let mut supervisor = Supervisor::start();
     let mut agent = Agent::anywhere(&format!("http://{}", ports::free()), "hf_agent_x")

@@ -34,6 +34,7 @@ pub struct Relay {
 #[derive(Default)]
 pub struct Plan {
     flags: Vec<String>,
+    variables: Vec<(String, String)>,
     certificate: Option<Certificate>,
     data_dir: Option<PathBuf>,
     public_ip: Option<IpAddr>,
@@ -44,6 +45,13 @@ impl Plan {
     #[must_use]
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.flags.extend([format!("--{key}"), value.to_string()]);
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -144,6 +152,7 @@ fn spawn(
         command.args(["--store-disk-watermark-bytes", "16777216"]);
     }
     command.args(&plan.flags);
+    command.envs(plan.variables.iter().map(|(name, value)| (name, value)));
     if let Some(certificate) = &plan.certificate {
         let (chain, key) = certificate.write(home.path());
         command

@@ -105,6 +105,7 @@ impl Dispatcher {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             self.claim();
+            self.shared.turns.send_modify(|turns| *turns += 1);
             let sleep = self.sleep().await;
             match self.wait(sleep, &stop).await {
                 Wake::Due(keys) => {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use protocol::id::{AgentId, SessionId, TenantId};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     machine::{Dispatch, Moment},
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rulebook: Box<dyn Rulebook>,
     pub(super) notify: Notify,
+    /// How often the task's loop has turned.
+    pub(super) turns: watch::Sender<u64>,
     pub(super) state: Mutex<State>,
 }
 
@@ -66,6 +68,7 @@ impl DispatchHandle {
             clock,
             rulebook,
             notify: Notify::new(),
+            turns: watch::Sender::default(),
             state: Mutex::default(),
         }))
     }
@@ -160,6 +163,15 @@ impl DispatchHandle {
     /// Has the dispatcher look at everything again: leases have changed.
     pub fn wake(&self) {
         self.0.notify.notify_one();
+    }
+
+    /// Returns once the dispatcher's loop has turned, for which it is woken: it lives. Does not return
+    /// while the loop hangs. Cancel-safe.
+    pub async fn turned(&self) {
+        let mut turns = self.0.turns.subscribe();
+        self.wake();
+        // It fails only without a sender, which is ours.
+        let _ = turns.changed().await;
     }
 }
 
