@@ -13,6 +13,7 @@ use protocol::{
     id::AgentId,
     session::{AgentConfig, Window},
 };
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -28,9 +29,14 @@ use crate::{
     tls::Tls,
 };
 
+mod reload;
+
+pub use reload::Reloader;
+
 /// An agent that is ready to serve: files and the local listener are open.
 pub struct Agent {
     parts: driver::Parts,
+    reloader: Option<Reloader>,
     listener: Option<StatusListener>,
     /// Held as long as the process uses its data directory.
     _lock: Option<File>,
@@ -46,37 +52,29 @@ impl Agent {
         let tls = tls(&config)?;
         let relay_tls = config.link.tls_to_relay(tls.as_ref())?;
         let (instance, journal, lock) = open_data(&config.data)?;
-        let directory = match &config.data {
-            DataConfig::Directory { path, .. } => Some(path.as_path()),
-            DataConfig::Memory => None,
-        };
         let listener = match config.status {
             Some(address) => Some(StatusListener::bind(address).await?),
             None => None,
         };
         let services = services(&config, tls.as_ref())?;
-        for (destination, lane) in config.serve.lanes().filter(|(_, lane)| lane.is_insecure()) {
-            let target = &lane.target;
-            warn!(destination, %target, "Certificate of the service is NOT verified: insecure = true");
-        }
-        let transport = config.link.transport;
-        let session_config = session_config(&config, instance);
-        let dialer = Dialer::new(config.link, relay_tls, tls);
-        let memory = Memory::new(directory, dialer.way());
-        let choice = Choice::new(transport, memory, Instant::now());
+        warn_of_insecure(&config);
+        let dialer = Dialer::new(config.link.clone(), relay_tls, tls);
+        let status = Arc::new(Status::new(config.ready_within));
+        let (sender, renewals) = mpsc::channel(1);
         let parts = driver::Parts {
-            session_config,
+            sessions: sessions(&config, instance, &dialer),
             services,
-            connections: config.connections,
-            choice,
             dialer,
             report: Report::new(journal),
             view,
-            status: Arc::new(Status::new(config.ready_within)),
+            status: status.clone(),
             grace: config.grace,
+            renewals,
         };
+        let reloader = Reloader::new(config, instance, status, sender);
         Ok(Self {
             parts,
+            reloader: Some(reloader),
             listener,
             _lock: lock,
         })
@@ -87,6 +85,11 @@ impl Agent {
         self.listener.as_ref().map(|listener| listener.address)
     }
 
+    /// Takes new configurations while the agent runs. Once.
+    pub fn reloader(&mut self) -> Option<Reloader> {
+        self.reloader.take()
+    }
+
     /// Serves until `stop`, then finishes what is in hand.
     ///
     /// # Errors
@@ -94,6 +97,7 @@ impl Agent {
     /// Why the relay refused for good.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let ended = CancellationToken::new();
+        drop(self.reloader);
         let listener = self
             .listener
             .map(|listener| tokio::spawn(listener.serve(self.parts.status.clone(), ended.clone())));
@@ -151,6 +155,27 @@ fn services(config: &Config, general: Option<&Tls>) -> Result<driver::Services, 
             named: Vec::new(),
             listener: Some(open("listen", lane)?),
         }),
+    }
+}
+
+/// How sessions are opened, all of them to one relay or to several of its nodes.
+fn sessions(config: &Config, instance: AgentId, dialer: &Dialer) -> driver::Sessions {
+    let directory = match &config.data {
+        DataConfig::Directory { path, .. } => Some(path.as_path()),
+        DataConfig::Memory => None,
+    };
+    let memory = Memory::new(directory, dialer.way());
+    driver::Sessions {
+        config: session_config(config, instance),
+        connections: config.connections,
+        choice: Choice::new(config.link.transport, memory, Instant::now()),
+    }
+}
+
+fn warn_of_insecure(config: &Config) {
+    for (destination, lane) in config.serve.lanes().filter(|(_, lane)| lane.is_insecure()) {
+        let target = &lane.target;
+        warn!(destination, %target, "Certificate of the service is NOT verified: insecure = true");
     }
 }
 

@@ -42,15 +42,23 @@ pub struct Inbox {
 #[derive(Debug)]
 struct LaneState {
     service: Arc<Service>,
-    /// The smaller of the service's and the relay's.
-    timeout: Duration,
+    /// What the relay allows at most.
+    timeout_max: Option<Duration>,
     running: u32,
     waiting: VecDeque<DeliveryId>,
+    /// Not configured any more: finishes what it has.
+    is_closed: bool,
 }
 
 impl LaneState {
     fn has_room(&self) -> bool {
         self.running < self.service.concurrency()
+    }
+
+    /// The smaller of the service's and the relay's.
+    fn timeout(&self) -> Duration {
+        let own = self.service.timeout();
+        self.timeout_max.map_or(own, |most| own.min(most))
     }
 }
 
@@ -117,27 +125,45 @@ impl Inbox {
         }
     }
 
-    /// Serves a destination.
+    /// Serves a destination from now on. What is in hand keeps the service it was offered with.
     pub fn serve(&mut self, destination: &str, service: Arc<Service>) {
+        match self.lanes.get_mut(destination) {
+            Some(lane) => {
+                lane.service = service;
+                lane.is_closed = false;
+            }
+            None => {
+                let lane = LaneState {
+                    service,
+                    timeout_max: None,
+                    running: 0,
+                    waiting: VecDeque::new(),
+                    is_closed: false,
+                };
+                self.lanes.insert(destination.to_owned(), lane);
+            }
+        }
+    }
+
+    /// Takes nothing more for other destinations than these. What is in hand goes on.
+    pub fn serve_only(&mut self, is_served: impl Fn(&str) -> bool) {
+        for (name, lane) in &mut self.lanes {
+            lane.is_closed = !is_served(name);
+        }
         self.lanes
-            .entry(destination.to_owned())
-            .or_insert_with(|| LaneState {
-                timeout: service.timeout(),
-                service,
-                running: 0,
-                waiting: VecDeque::new(),
-            });
+            .retain(|_, lane| !lane.is_closed || lane.running > 0 || !lane.waiting.is_empty());
     }
 
     /// Whether a destination is served.
     pub fn serves(&self, destination: &str) -> bool {
-        self.lanes.contains_key(destination)
+        let lane = self.lanes.get(destination);
+        lane.is_some_and(|lane| !lane.is_closed)
     }
 
     /// Heeds the time-out of the relay for a destination; ours may only be shorter.
     pub fn limit_timeout(&mut self, destination: &str, relay: Duration) {
         if let Some(lane) = self.lanes.get_mut(destination) {
-            lane.timeout = lane.service.timeout().min(relay);
+            lane.timeout_max = Some(relay);
         }
     }
 
@@ -166,7 +192,8 @@ impl Inbox {
             return Admission::Unserved(offer);
         }
         let (response, responder) = self.begin_response(&offer).unzip();
-        let Some(lane) = self.lanes.get_mut(&offer.destination) else {
+        let lane = self.lanes.get_mut(&offer.destination);
+        let Some(lane) = lane.filter(|lane| !lane.is_closed) else {
             return Admission::Unserved(offer);
         };
         let (body, arriving) = split_body(&mut offer);
@@ -176,7 +203,7 @@ impl Inbox {
             offer,
             body,
             service: lane.service.clone(),
-            timeout: lane.timeout,
+            timeout: lane.timeout(),
             responder,
         });
         let delivery = held.delivery;
@@ -396,6 +423,10 @@ impl Inbox {
 
     fn start_next(&mut self, destination: &str) -> Option<Box<Attempt>> {
         let lane = self.lanes.get_mut(destination)?;
+        if !lane.has_room() {
+            // There may be less of it than there was.
+            return None;
+        }
         let in_hand = self.in_hand.get_mut(&lane.waiting.pop_front()?)?;
         lane.running += 1;
         match std::mem::replace(&mut in_hand.stage, Stage::Running(None)) {

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use relay_agent::{
-    agent::{self, Agent},
+    agent::{self, Agent, Reloader},
     args::{self, Args, Ask, Command, ConfigCommand, Output, ReportFormat},
     config::{self, Config, Loaded, Process},
     doctor::{self, Show},
@@ -15,7 +15,7 @@ use relay_agent::{
     install,
     logs::Logs,
     send,
-    shutdown::Signals,
+    shutdown::{Hangup, Signals},
     status::{self, Report},
     terminal::{self, Lines, Log, Screen, View, give_terminal_back},
 };
@@ -48,8 +48,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Run(args) => {
             let config = Loaded::run(&args, &Process)?.config;
-            Logs::start(&config.log, &Process);
-            serve(config, |_| Ok(Box::new(Log::default())))
+            let logs = Logs::start(&config.log, &Process);
+            let reload = Some((args, logs));
+            serve(config, reload, |_| Ok(Box::new(Log::default())))
         }
         Command::Ready(args) => match ask(&args, "/readyz?verbose", str::to_owned)? {
             true => Ok(()),
@@ -126,19 +127,21 @@ fn listen(config: Config, output: Option<Output>) -> Result<(), Failure> {
     if output == Output::Tui {
         let relay = config.link.server.authority.clone();
         // A log would be written over the screen, which shows the same.
-        return serve(config, |stop| {
+        return serve(config, None, |stop| {
             Ok(Box::new(Screen::open(relay, stop).map_err(no_screen)?))
         });
     }
     Logs::start(&config.log, &Process);
-    serve(config, |_| {
+    serve(config, None, |_| {
         Ok(Box::new(Lines::new(output).map_err(no_thread)?))
     })
 }
 
-/// Serves until a signal; `view` is opened within the runtime and may ask for a stop, too.
+/// Serves until a signal; with `reload` SIGHUP has the configuration read again. `view` is opened within
+/// the runtime and may ask for a stop, too.
 fn serve(
     config: Config,
+    reload: Option<(args::Run, Logs)>,
     view: impl FnOnce(CancellationToken) -> Result<Box<dyn View>, Failure>,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -148,11 +151,15 @@ fn serve(
         .map_err(no_thread)?;
     let result = runtime.block_on(async {
         // Before anything else: until then a signal would end the process without a word.
-        let mut signals = Signals::take().map_err(|error| {
-            Failure::new(Code::Resources, format!("cannot handle signals: {error}"))
-        })?;
+        let mut signals = Signals::take().map_err(no_signals)?;
         let stop = CancellationToken::new();
-        let agent = Agent::bind(config, view(stop.clone())?).await?;
+        let mut hangup = reload
+            .is_some()
+            .then(Hangup::take)
+            .transpose()
+            .map_err(no_signals)?;
+        let mut agent = Agent::bind(config, view(stop.clone())?).await?;
+        let reloader = agent.reloader();
         if let Some(address) = agent.status_address() {
             tracing::info!(%address, "Local listener is open");
         }
@@ -162,6 +169,7 @@ fn serve(
                 give_terminal_back();
                 std::process::exit(Exit::Failure.code().into())
             }
+            () = reload_on_signal(hangup.as_mut(), reload, reloader) => Ok(()),
         }
     });
     // A name that still resolves must not hold up the end.
@@ -174,6 +182,30 @@ async fn stop_on_signal(signals: &mut Signals, stop: &CancellationToken) {
     signals.stop().await;
     stop.cancel();
     signals.stop().await;
+}
+
+/// Reads the configuration again whenever asked to; never returns.
+async fn reload_on_signal(
+    hangup: Option<&mut Hangup>,
+    reload: Option<(args::Run, Logs)>,
+    reloader: Option<Reloader>,
+) {
+    if let (Some(hangup), Some((args, logs)), Some(mut reloader)) = (hangup, reload, reloader) {
+        loop {
+            tokio::select! {
+                () = hangup.asked() => {
+                    let load = || Ok(Loaded::run(&args, &Process)?.config);
+                    reloader.reload(load).await;
+                }
+                config = reloader.in_force() => logs.set_level(config.log.level),
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+fn no_signals(error: std::io::Error) -> Failure {
+    Failure::new(Code::Resources, format!("cannot handle signals: {error}"))
 }
 
 /// Asks the agent of this machine something and prints the answer. Whether it was a good one.

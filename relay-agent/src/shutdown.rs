@@ -1,4 +1,4 @@
-//! Being asked to stop.
+//! Being asked to stop, or to read the configuration again.
 
 use std::io;
 
@@ -39,5 +39,34 @@ impl Signals {
         }
         #[cfg(not(unix))]
         let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// SIGHUP; never where there are no signals.
+#[derive(Debug)]
+pub struct Hangup {
+    #[cfg(unix)]
+    hangup: Signal,
+}
+
+impl Hangup {
+    /// Takes the signal over from its default, which would end the process.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a handler.
+    pub fn take() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when the configuration is to be read again.
+    pub async fn asked(&mut self) {
+        #[cfg(unix)]
+        let _ = self.hangup.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending().await
     }
 }

@@ -25,6 +25,8 @@ mod screen;
 
 mod forward;
 
+mod reload;
+
 mod supervision;
 
 mod admin;

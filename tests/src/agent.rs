@@ -256,6 +256,14 @@ impl Agent {
         self.home.path()
     }
 
+    /// Changes its configuration and has it read again (SIGHUP), once it runs.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        let path = self.home.path().join("agent.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(config)).unwrap();
+        self.process.hang_up();
+    }
+
     /// Kills it as `kill -9` does.
     pub fn kill9(&mut self) {
         self.process.kill9();
@@ -313,6 +321,15 @@ impl Agent {
         eventually(format!("the agent to say {text:?}"), async || {
             (self.stderr().contains(text) || self.stdout().contains(text)).then_some(())
         })
+        .await;
+    }
+
+    /// Waits until its log has said something so often.
+    pub async fn says_times(&mut self, text: &str, times: usize) {
+        eventually(
+            format!("the agent to say {text:?} {times} times"),
+            async || (self.stderr().matches(text).count() >= times).then_some(()),
+        )
         .await;
     }
 }

@@ -135,6 +135,11 @@ impl Process {
         kill_process(self.pid(), Signal::TERM).unwrap();
     }
 
+    /// Asks it to read its configuration again (SIGHUP).
+    pub fn hang_up(&self) {
+        kill_process(self.pid(), Signal::HUP).unwrap();
+    }
+
     /// Whether SIGTERM is among the signals it catches (`SigCgt` of proc(5)).
     fn handles_sigterm(&self) -> bool {
         let caught = self.status("SigCgt:");

@@ -15,6 +15,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -72,10 +73,15 @@ impl Environment for Process {
     }
 
     fn standard_input(&self) -> std::io::Result<String> {
+        // It can be read once, but configurations are read again.
+        static INPUT: OnceLock<String> = OnceLock::new();
+        if let Some(text) = INPUT.get() {
+            return Ok(text.clone());
+        }
         let mut text = String::new();
         let bytes_max = TOKEN_BYTES_MAX as u64 + 1;
         std::io::stdin().take(bytes_max).read_to_string(&mut text)?;
-        Ok(text)
+        Ok(INPUT.get_or_init(|| text).clone())
     }
 }
 

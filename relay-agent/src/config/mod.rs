@@ -83,7 +83,7 @@ pub struct Config {
 }
 
 /// How to reach the relay.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
     /// Where it is.
     pub server: ServerUrl,

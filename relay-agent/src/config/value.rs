@@ -8,7 +8,7 @@ use http::Uri;
 pub(super) const TOKEN_BYTES_MAX: usize = 4096;
 
 /// What opens a session. Never printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(Arc<str>);
 
 impl Token {

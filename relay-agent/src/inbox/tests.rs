@@ -246,3 +246,44 @@ async fn a_response_belongs_to_the_link_it_began_on() {
         "it began under the older lease"
     );
 }
+
+#[tokio::test]
+async fn a_new_service_is_for_new_offers_and_a_closed_destination_takes_none() {
+    let mut inbox = inbox(1);
+    let first = started(inbox.admit(offer(1, 1).into(), LINK));
+    assert!(matches!(
+        inbox.admit(offer(2, 1).into(), LINK),
+        Admission::Waits
+    ));
+    let other = Lane {
+        concurrency: 1,
+        ..lane("http://127.0.0.1:2/other")
+    };
+    inbox.serve("ci", service(&other));
+    assert!(matches!(
+        inbox.admit(offer(3, 1).into(), LINK),
+        Admission::Waits
+    ));
+    assert_eq!(
+        first.service.target().to_string(),
+        "http://127.0.0.1:1/hook"
+    );
+    let second = finish(&mut inbox, 1).1.unwrap();
+    assert_eq!(
+        second.service.target().to_string(),
+        "http://127.0.0.1:1/hook"
+    );
+    inbox.serve_only(|_| false);
+    assert!(matches!(
+        inbox.admit(offer(4, 1).into(), LINK),
+        Admission::Unserved(_)
+    ));
+    // What was in hand goes on.
+    let third = finish(&mut inbox, 2).1.unwrap();
+    assert_eq!(
+        third.service.target().to_string(),
+        "http://127.0.0.1:2/other"
+    );
+    assert!(finish(&mut inbox, 3).1.is_none());
+    assert!(inbox.is_empty());
+}

@@ -9,6 +9,8 @@ mod links;
 
 mod respond;
 
+mod renew;
+
 mod spread;
 
 mod stop;
@@ -40,7 +42,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::stop::Stopping;
+use self::{renew::Trial, stop::Stopping};
 use super::{
     Carrier, DialError, Dialer, LinkId,
     awake::Awake,
@@ -56,21 +58,24 @@ use crate::{
     status::{Gauges, Status},
     terminal::{News, View},
 };
+pub(crate) use renew::{Change, Renewal};
 
 /// Program and version, as the relay sees them.
 pub(crate) const PROGRAM: &str = concat!("relay-agent/", env!("CARGO_PKG_VERSION"));
 
 /// The loop with everything it owns.
 pub struct Driver {
-    session_config: AgentConfig,
-    /// Where the events of `listen` go, until the relay has named the destination.
-    listener: Option<Arc<Service>>,
+    sessions: Sessions,
+    services: Services,
     dialer: Arc<Dialer>,
+    /// Which configuration new links are of.
+    generation: Generation,
+    generations_made: u64,
+    /// The newest configuration, until a session is open with it.
+    trial: Option<Box<Trial>>,
+    renewals: mpsc::Receiver<Box<Renewal>>,
     dialling: Option<Dialling>,
     reconnect: Reconnect,
-    choice: Choice,
-    /// Links there should be.
-    connections: usize,
     /// Links to a relay that has one already which may still be exchanged for others.
     exchanges: u32,
     /// When to look for another relay, if several links lead to one.
@@ -97,6 +102,18 @@ pub struct Driver {
     farewells: TaskTracker,
 }
 
+/// What sessions are opened with.
+pub(crate) struct Sessions {
+    pub(crate) config: AgentConfig,
+    /// How many there should be.
+    pub(crate) connections: u32,
+    pub(crate) choice: Choice,
+}
+
+/// Tells links of one configuration from those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Generation(u64);
+
 /// What is called.
 pub(crate) struct Services {
     /// By destination.
@@ -107,15 +124,14 @@ pub(crate) struct Services {
 
 /// What a driver is made of.
 pub(crate) struct Parts {
-    pub(crate) session_config: AgentConfig,
+    pub(crate) sessions: Sessions,
     pub(crate) services: Services,
-    pub(crate) connections: u32,
     pub(crate) dialer: Dialer,
-    pub(crate) choice: Choice,
     pub(crate) report: Report,
     pub(crate) view: Box<dyn View>,
     pub(crate) status: Arc<Status>,
     pub(crate) grace: Duration,
+    pub(crate) renewals: mpsc::Receiver<Box<Renewal>>,
 }
 
 /// A link on its way.
@@ -139,6 +155,8 @@ struct Link {
     session: AgentSession,
     purpose: Purpose,
     phase: Phase,
+    /// Of which configuration it is.
+    generation: Generation,
     /// Which relay it leads to, if that has said so.
     node: Option<String>,
     /// A heartbeat was not answered in time.
@@ -180,6 +198,7 @@ enum Wake {
     Called(Result<(Id, Outcome), JoinError>),
     Response(ResponsePart),
     Dialled(Purpose, Result<Socket, DialError>),
+    Renew(Box<Renewal>),
     Timeout,
     Stop,
 }
@@ -188,18 +207,20 @@ impl Driver {
     pub(crate) fn new(parts: Parts, stop: CancellationToken) -> Self {
         let (parts_of_responses, responses) = mpsc::channel(PARTS_MAX);
         let mut inbox = Inbox::new(parts_of_responses);
-        for (destination, service) in parts.services.named {
-            inbox.serve(&destination, service);
+        for (destination, service) in &parts.services.named {
+            inbox.serve(destination, service.clone());
         }
         let now = Instant::now();
         Self {
-            session_config: parts.session_config,
-            listener: parts.services.listener,
+            sessions: parts.sessions,
+            services: parts.services,
             dialer: Arc::new(parts.dialer),
+            generation: Generation(0),
+            generations_made: 0,
+            trial: None,
+            renewals: parts.renewals,
             dialling: None,
             reconnect: Reconnect::new(now),
-            choice: parts.choice,
-            connections: parts.connections as usize,
             exchanges: spread::EXCHANGES_MAX,
             spread_due: None,
             awake: Awake::new(now, SystemTime::now()),
@@ -241,6 +262,7 @@ impl Driver {
                 Wake::Response(part) => self.respond(part),
                 Wake::Called(call) => self.called(call),
                 Wake::Dialled(purpose, result) => self.dialled(purpose, result),
+                Wake::Renew(renewal) => self.renew(*renewal),
                 Wake::Timeout => self.time_passed(),
                 Wake::Stop => self.begin_stop(None),
             }
@@ -266,11 +288,13 @@ impl Driver {
             timer,
             stop,
             stopping,
+            renewals,
             ..
         } = self;
         tokio::select! {
             biased;
             () = stop.as_mut(), if stopping.is_none() => Wake::Stop,
+            Some(renewal) = renewals.recv(), if stopping.is_none() => Wake::Renew(renewal),
             wake = poll_fn(|cx| poll_work(links, calls, responses, dialling, cx)) => wake,
             () = timer.as_mut() => Wake::Timeout,
         }

@@ -115,6 +115,17 @@ pub(super) fn render(facts: &Facts) -> String {
             (&[("outcome", "refused")][..], facts.reloads_refused),
         ],
     );
+    let refused = facts.reload_refused.as_ref();
+    let code = refused.map(|(code, _)| code.to_string());
+    let label = code.as_deref().map(|code| [("code", code)]);
+    text.gauge(
+        "config_refused",
+        "Whether the last configuration that was read again is not in force, and why",
+        [match &label {
+            Some(label) => (&label[..], 1.0),
+            None => (&[][..], 0.0),
+        }],
+    );
     text.counter(
         "answered_again_total",
         "Offers that were answered from the journal, without a call",
@@ -266,7 +277,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::status::Status;
+    use crate::{explain::Code, status::Status};
 
     fn answer(status: u16) -> Result<Answer, CallError> {
         Ok(Answer {
@@ -301,6 +312,8 @@ mod tests {
             let mut inner = status.lock();
             inner.facts.started_at = UNIX_EPOCH + Duration::from_secs(7);
             inner.facts.gauges.sessions = 2;
+            inner.facts.reloads_refused = 1;
+            inner.facts.reload_refused = Some((Code::ConfigValue, String::new()));
             let lane = inner.facts.lane("a\"b");
             lane.offers = 3;
             lane.forwarded(&answer(200), Duration::from_millis(7));
@@ -313,6 +326,8 @@ mod tests {
             "\nhookferry_agent_sessions 2\n",
             "\nhookferry_agent_start_time_seconds 7\n",
             "\nhookferry_agent_reconnects_total 0\n",
+            "\nhookferry_agent_config_reloads_total{outcome=\"refused\"} 1\n",
+            "\nhookferry_agent_config_refused{code=\"E-CONFIG-VALUE\"} 1\n",
             "\nhookferry_agent_offers_total{destination=\"a\\\"b\"} 3\n",
             "\nhookferry_agent_forwards_total{destination=\"a\\\"b\",outcome=\"2xx\"} 2\n",
             "\nhookferry_agent_forwards_total{destination=\"a\\\"b\",outcome=\"5xx\"} 1\n",

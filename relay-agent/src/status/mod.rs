@@ -24,7 +24,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use self::{metrics::LaneNumbers, supervisor::Supervisor};
-use crate::{explain::Code, forward::Outcome, terminal::News};
+use crate::{
+    explain::{Code, Failure},
+    forward::Outcome,
+    terminal::News,
+};
 
 /// How often the loop turns at least, whether there is anything to do or not.
 const PULSE: Duration = Duration::from_secs(5);
@@ -75,6 +79,8 @@ pub(crate) struct Facts {
     trouble: Option<(Code, String)>,
     reloads: u64,
     reloads_refused: u64,
+    /// Why the last configuration that was read again is not in force.
+    reload_refused: Option<(Code, String)>,
     answered_again: u64,
     lanes: BTreeMap<String, LaneNumbers>,
 }
@@ -97,6 +103,7 @@ impl Status {
                 trouble: None,
                 reloads: 0,
                 reloads_refused: 0,
+                reload_refused: None,
                 answered_again: 0,
                 lanes: BTreeMap::new(),
             },
@@ -161,6 +168,36 @@ impl Status {
         lane.forwarded(&outcome.result, outcome.elapsed);
     }
 
+    /// The configuration is being read again.
+    pub(crate) fn reloading(&self) {
+        self.lock().supervisor.reloading();
+    }
+
+    /// The new configuration is right as far as this machine can tell; a session is being opened with it.
+    pub(crate) fn trying(&self, text: &str) {
+        self.lock().supervisor.reloaded(text);
+    }
+
+    /// The configuration was read again: what became of it, or why it stays as it was.
+    pub(crate) fn reloaded(&self, result: Result<&str, &Failure>) {
+        let mut inner = self.lock();
+        match result {
+            Ok(text) => {
+                inner.facts.reloads += 1;
+                inner.facts.reload_refused = None;
+                let text = format!("the configuration was read again, changes: {text}");
+                inner.supervisor.reloaded(&text);
+            }
+            Err(failure) => {
+                inner.facts.reloads_refused += 1;
+                let (code, what) = (failure.code, &failure.what);
+                inner.facts.reload_refused = Some((code, what.clone()));
+                let text = format!("the new configuration is not taken: {code}: {what}");
+                inner.supervisor.reloaded(&text);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Numbers are whole after every statement.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -223,10 +260,8 @@ impl Facts {
             relay: Some(self.relay.clone()).filter(|relay| !relay.is_empty()),
             since: metrics::rfc3339(self.since),
             rtt_ms: self.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-            trouble: self.trouble.as_ref().map(|(code, what)| TroubleReport {
-                code: code.to_string(),
-                what: what.clone(),
-            }),
+            trouble: self.trouble.as_ref().map(TroubleReport::new),
+            config_refused: self.reload_refused.as_ref().map(TroubleReport::new),
             gauges: self.gauges,
             destinations: destinations.collect(),
         }
@@ -245,6 +280,9 @@ pub struct Report {
     since: String,
     rtt_ms: Option<f64>,
     trouble: Option<TroubleReport>,
+    /// Why the configuration that was read last is not in force.
+    #[serde(default)]
+    config_refused: Option<TroubleReport>,
     #[serde(flatten)]
     gauges: Gauges,
     destinations: Vec<DestinationReport>,
@@ -254,6 +292,15 @@ pub struct Report {
 struct TroubleReport {
     code: String,
     what: String,
+}
+
+impl TroubleReport {
+    fn new((code, what): &(Code, String)) -> Self {
+        Self {
+            code: code.to_string(),
+            what: what.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -289,6 +336,12 @@ impl fmt::Display for Report {
                 write!(f, "\n  {code}: {what}")?;
             }
             (false, None) => write!(f, "not connected to {relay} yet")?,
+        }
+        if let Some(TroubleReport { code, what }) = &self.config_refused {
+            write!(
+                f,
+                "\nthe new configuration is not in force\n  {code}: {what}"
+            )?;
         }
         if self.stopping {
             f.write_str("\nstopping")?;

@@ -67,6 +67,22 @@ impl Supervisor {
     pub(super) fn stopping(&self, text: &str) {
         notify::send(&[notify::State::Stopping, status(&for_people(text))]);
     }
+
+    /// The configuration is being read again. Before the agent was ready this would say that it is.
+    pub(super) fn reloading(&self) {
+        if self.ready_due.is_none() {
+            notify::reloading();
+        }
+    }
+
+    /// The configuration was read again, whatever came of it.
+    pub(super) fn reloaded(&self, text: &str) {
+        let text = for_people(text);
+        match self.ready_due {
+            None => notify::send(&[notify::State::Ready, status(&text)]),
+            Some(_) => notify::send(&[status(&text)]),
+        }
+    }
 }
 
 fn status(text: &str) -> notify::State<'_> {
@@ -89,6 +105,13 @@ mod notify {
             debug!(%error, "Cannot tell systemd");
         }
     }
+
+    pub(super) fn reloading() {
+        match State::monotonic_usec_now() {
+            Ok(now) => send(&[State::Reloading, now]),
+            Err(error) => debug!(%error, "There is no monotonic clock"),
+        }
+    }
 }
 
 #[cfg(not(unix))]
@@ -107,4 +130,6 @@ mod notify {
     }
 
     pub(super) fn send(_states: &[State<'_>]) {}
+
+    pub(super) fn reloading() {}
 }

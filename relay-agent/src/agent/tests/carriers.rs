@@ -12,7 +12,11 @@ fn behind(middlebox: &Middlebox, service: &Service, transport: Transport) -> Con
 /// An agent that tries a WebSocket again soon.
 async fn hasty(config: Config) -> Running {
     let mut agent = Agent::bind(config, Box::new(Log::default())).await.unwrap();
-    agent.parts.choice.hasten(Duration::from_millis(300));
+    agent
+        .parts
+        .sessions
+        .choice
+        .hasten(Duration::from_millis(300));
     Running::of(agent)
 }
 

@@ -9,7 +9,7 @@ use protocol::{
 };
 use tracing::debug;
 
-use super::{Dialling, Driver, Link, Phase, Purpose, spread};
+use super::{Dialling, Driver, Generation, Link, Phase, Purpose, spread};
 use crate::{
     explain::Failure,
     link::{Carrier, DialError, LinkId, error, socket::Socket},
@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// What is known of a link that was taken out.
-struct Removed {
+pub(super) struct Removed {
+    generation: Generation,
     phase: Phase,
     purpose: Purpose,
     carrier: Carrier,
@@ -28,10 +29,11 @@ impl Driver {
     /// Whether a link is missing: fewer are healthy, or on their way, than there should be.
     pub(super) fn wants_link(&self) -> bool {
         let is_on_its_way = |dialling: &Dialling| dialling.purpose == Purpose::Missing;
-        let fine = self.links.iter().filter(|link| link.is_fine()).count();
+        let is_fine = |link: &&Link| link.generation == self.generation && link.is_fine();
+        let fine = self.links.iter().filter(is_fine).count();
         self.stopping.is_none()
             && !self.dialling.as_ref().is_some_and(is_on_its_way)
-            && fine < self.connections
+            && fine < self.sessions.connections as usize
     }
 
     /// When to dial, and what for.
@@ -49,7 +51,7 @@ impl Driver {
             return;
         };
         let plan = match purpose {
-            Purpose::Missing => self.choice.plan(),
+            Purpose::Missing => self.sessions.choice.plan(),
             Purpose::Better => self.plan_better(now),
         };
         // A better one on its way gives place to one that is missing.
@@ -87,7 +89,8 @@ impl Driver {
             true => Vec::new(),
             false => self.report.unconfirmed(),
         };
-        let mut session = AgentSession::new(self.session_config.clone(), holding, unconfirmed, now);
+        let mut session =
+            AgentSession::new(self.sessions.config.clone(), holding, unconfirmed, now);
         for in_hand in orphans {
             session.charge(&in_hand.held, &in_hand.destination, in_hand.body_bytes);
         }
@@ -99,6 +102,7 @@ impl Driver {
             session,
             purpose,
             phase: Phase::Opening,
+            generation: self.generation,
             node: None,
             is_suspect: false,
             name: None,
@@ -118,9 +122,10 @@ impl Driver {
         link.node.clone_from(&welcome.node);
         let carrier = link.carrier();
         self.took_over(id, welcome.session);
-        self.choice.welcomed(carrier, now);
+        self.sessions.choice.welcomed(carrier, now);
         self.reconnect.welcomed();
-        if let (Some(listening), Some(service)) = (&welcome.listening, &self.listener) {
+        self.renewed(id);
+        if let (Some(listening), Some(service)) = (&welcome.listening, &self.services.listener) {
             self.inbox.serve(&listening.destination, service.clone());
         }
         for served in &welcome.destinations {
@@ -150,7 +155,7 @@ impl Driver {
     }
 
     /// Takes a link out; what it had in hand and to report goes on over another one.
-    fn remove(&mut self, id: LinkId, close: Close) -> Option<Removed> {
+    pub(super) fn remove(&mut self, id: LinkId, close: Close) -> Option<Removed> {
         let index = self.links.iter().position(|link| link.id == id)?;
         let link = self.links.remove(index);
         self.inbox.link_lost(id);
@@ -160,6 +165,7 @@ impl Driver {
         self.start_ready();
         self.share();
         let removed = Removed {
+            generation: link.generation,
             phase: link.phase,
             purpose: link.purpose,
             carrier: link.carrier(),
@@ -180,9 +186,17 @@ impl Driver {
             return;
         }
         let failure = error::ended(&reason, removed.refuse.as_ref());
+        if removed.generation != self.generation {
+            // Whatever it says of its configuration: a newer one has taken its place, or is about to.
+            debug!(
+                error = failure.what,
+                "A link of an older configuration ended"
+            );
+            return;
+        }
         let is_opening = removed.phase == Phase::Opening;
         if is_opening && removed.refuse.is_none() && reason.code == CloseCode::Silent {
-            self.choice.unwelcomed(removed.carrier);
+            self.sessions.choice.unwelcomed(removed.carrier);
         }
         if is_opening && removed.purpose == Purpose::Better && !error::is_final(&failure) {
             debug!(error = failure.what, "The better link came to nothing");
@@ -200,11 +214,16 @@ impl Driver {
     /// There is a link less than there should be: comes back later, or stops if that cannot help.
     fn lost(&mut self, failure: Failure, asked: Option<Duration>) {
         if error::is_final(&failure) {
-            self.begin_stop(Some(failure));
+            if !self.go_back(&failure) {
+                self.begin_stop(Some(failure));
+            }
             return;
         }
         self.exchanges = spread::EXCHANGES_MAX;
         let wait = self.reconnect.failed(Instant::now(), asked);
+        if self.tried(&failure) {
+            return;
+        }
         if self.links.iter().any(|link| link.phase == Phase::Open) {
             debug!(code = %failure.code, error = failure.what, ?wait, "A link less");
             return;

@@ -31,7 +31,7 @@ impl Driver {
             return None;
         }
         let falls_back = |link: &Link| link.is_fine() && link.carrier() == Carrier::Poll;
-        let upward = self.choice.upward_due();
+        let upward = self.sessions.choice.upward_due();
         let upward = upward.filter(|_| self.links.iter().any(falls_back));
         [upward, self.spread_due].into_iter().flatten().min()
     }
@@ -39,19 +39,24 @@ impl Driver {
     /// What to try for a better link.
     pub(super) fn plan_better(&mut self, now: Instant) -> Plan {
         self.spread_due = self.spread_due.map(|_| now + jittered(SPREAD_AFTER));
-        if self.choice.upward_due().is_some_and(|due| due <= now) {
-            self.choice.tries_upward(now);
+        if self
+            .sessions
+            .choice
+            .upward_due()
+            .is_some_and(|due| due <= now)
+        {
+            self.sessions.choice.tries_upward(now);
             return Plan::Only(Carrier::WebSocket);
         }
         self.exchanges = 0;
-        self.choice.plan()
+        self.sessions.choice.plan()
     }
 
     /// A link has been welcomed: if there is one too many now, the worst is given up; if its relay has
     /// another one, it is exchanged a few times.
     pub(super) fn settle_in(&mut self, id: LinkId, now: Instant) {
         let open = self.links.iter().filter(|link| is_open(link)).count();
-        if open > self.connections {
+        if open > self.sessions.connections as usize {
             let worst = self.links.iter().filter(|link| is_open(link));
             let worst = worst.max_by_key(|link| {
                 let falls_back = link.carrier() == Carrier::Poll;
@@ -65,7 +70,8 @@ impl Driver {
             self.retire(id);
             self.reconnect.after(now, Duration::ZERO);
         }
-        let has_twins = self.connections > 1 && self.links.iter().any(|link| self.has_twin(link));
+        let has_twins =
+            self.sessions.connections > 1 && self.links.iter().any(|link| self.has_twin(link));
         self.spread_due = match has_twins {
             true => self.spread_due.or(Some(now + jittered(SPREAD_AFTER))),
             false => None,
@@ -100,7 +106,7 @@ impl Driver {
 
     /// Has every link take its part of what is configured for all of them.
     pub(super) fn share(&mut self) {
-        if self.connections == 1 {
+        if self.sessions.connections == 1 {
             return;
         }
         let sharing = |link: &Link| link.is_fine() || link.phase == Phase::Opening;
