@@ -251,6 +251,7 @@ fn event(number: u128) -> NewEvent {
         remote: None,
     };
     NewEvent {
+        decisions: Vec::new(),
         event,
         dedupe_window: Duration::from_secs(3600),
         deliveries: vec![NewDelivery {

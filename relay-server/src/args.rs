@@ -56,7 +56,7 @@ pub enum Command {
     Route(ForRelay<RouteCommand>),
     /// Manage tokens of agents and people.
     Token(ForRelay<TokenCommand>),
-    /// List, show and replay events.
+    /// List, show, explain and replay events.
     Events(ForRelay<EventsCommand>),
     /// List deliveries and their attempts.
     Deliveries(ForRelay<DeliveriesCommand>),
@@ -730,6 +730,11 @@ pub enum EventsCommand {
         /// Write its body to standard output, byte for byte.
         #[arg(long)]
         raw: bool,
+    },
+    /// Tell what happened to an event, and why what waits does so.
+    Explain {
+        /// Its id.
+        event: String,
     },
     /// Deliver an event again.
     Replay {

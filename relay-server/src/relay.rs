@@ -234,6 +234,7 @@ impl Relay {
             queries,
             ingress: Arc::clone(&self.ingress),
             dispatch: dispatch.clone(),
+            registry: Arc::clone(&registry),
             public_url: self.public_url,
         };
         let public = Arc::new(PublicDoor {

@@ -19,6 +19,8 @@ mod delivery;
 
 mod routing;
 
+mod explain;
+
 mod agent;
 
 mod screen;

@@ -147,35 +147,39 @@ enum OutcomeView {
     Lost,
 }
 
-fn attempt_view(attempt: AttemptRecord) -> AttemptView {
-    AttemptView {
-        id: attempt.id.to_string(),
-        number: attempt.number,
-        agent: attempt.agent.map(|agent| agent.to_string()),
-        ended_at: attempt.ended_at.to_string(),
-        elapsed_ms: attempt.elapsed_ms,
-        outcome: match attempt.outcome {
-            AttemptOutcome::Answered {
-                status,
-                headers,
-                body_bytes,
-                response_start,
-            } => OutcomeView::Answered {
-                status,
-                headers: views::headers(&headers),
-                body_bytes,
-                response_start: match String::from_utf8(response_start.to_vec()) {
-                    Ok(text) => BytesView::Text {
-                        value: Cow::Owned(text),
-                    },
-                    Err(_) => BytesView::Binary {
-                        value_base64: STANDARD.encode(&response_start),
+impl From<AttemptRecord> for AttemptView {
+    fn from(attempt: AttemptRecord) -> Self {
+        Self {
+            id: attempt.id.to_string(),
+            number: attempt.number,
+            agent: attempt.agent.map(|agent| agent.to_string()),
+            ended_at: attempt.ended_at.to_string(),
+            elapsed_ms: attempt.elapsed_ms,
+            outcome: match attempt.outcome {
+                AttemptOutcome::Answered {
+                    status,
+                    headers,
+                    body_bytes,
+                    response_start,
+                } => OutcomeView::Answered {
+                    status,
+                    headers: views::headers(&headers),
+                    body_bytes,
+                    response_start: match String::from_utf8(response_start.to_vec()) {
+                        Ok(text) => BytesView::Text {
+                            value: Cow::Owned(text),
+                        },
+                        Err(_) => BytesView::Binary {
+                            value_base64: STANDARD.encode(&response_start),
+                        },
                     },
                 },
+                AttemptOutcome::Failed { failure, detail } => {
+                    OutcomeView::Failed { failure, detail }
+                }
+                AttemptOutcome::Lost => OutcomeView::Lost,
             },
-            AttemptOutcome::Failed { failure, detail } => OutcomeView::Failed { failure, detail },
-            AttemptOutcome::Lost => OutcomeView::Lost,
-        },
+        }
     }
 }
 
@@ -196,7 +200,7 @@ pub(super) async fn attempts(
         .map_err(unanswered)?;
     let found = found.ok_or(Problem::new(Code::NotFound))?;
     Ok(Answer::ok(List::whole(
-        found.into_iter().map(attempt_view).collect(),
+        found.into_iter().map(AttemptView::from).collect(),
     )))
 }
 

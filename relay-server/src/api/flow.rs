@@ -49,16 +49,8 @@ struct AgentFlow {
 
 /// How a destination is doing now.
 pub(super) fn view(state: &ApiState, key: DestinationKey) -> FlowView {
-    let line = state.dispatch.view(key).unwrap_or_else(|| {
-        // Nobody was here lately; it may be paused all the same.
-        let rules = state.tenancy.destination(key).unwrap_or_default();
-        let waits = rules.rest(state.tenancy.now()).unwrap_or(Wait::NoAgent);
-        LineView {
-            waits: Some(waits),
-            agents: Vec::new(),
-            in_hand: 0,
-        }
-    });
+    let line = line(state, key);
+
     let agents: Vec<_> = line.agents.iter().map(agent_flow).collect();
     let mut services = agents.iter().map(|agent| agent.service);
     let service = services.next().map(|first| {
@@ -71,6 +63,20 @@ pub(super) fn view(state: &ApiState, key: DestinationKey) -> FlowView {
         in_hand: line.in_hand,
         agents,
     }
+}
+
+/// What the dispatcher knows of a destination now.
+pub(super) fn line(state: &ApiState, key: DestinationKey) -> LineView {
+    state.dispatch.view(key).unwrap_or_else(|| {
+        // Nobody was here lately; it may be paused all the same.
+        let rules = state.tenancy.destination(key).unwrap_or_default();
+        let waits = rules.rest(state.tenancy.now()).unwrap_or(Wait::NoAgent);
+        LineView {
+            waits: Some(waits),
+            agents: Vec::new(),
+            in_hand: 0,
+        }
+    })
 }
 
 fn agent_flow(view: &AgentView) -> AgentFlow {
@@ -100,18 +106,27 @@ fn agent_flow(view: &AgentView) -> AgentFlow {
 
 impl From<Wait> for WaitView {
     fn from(wait: Wait) -> Self {
-        let (reason, until) = match wait {
-            Wait::Paused { until } => ("paused", until),
-            Wait::Maintenance { until } => ("maintenance", Some(until)),
-            Wait::NoAgent => ("no_agent", None),
-            Wait::Outage => ("outage", None),
-            Wait::Room => ("room", None),
-            Wait::InFlight => ("in_flight_max", None),
-            Wait::Rate => ("rate", None),
+        let until = match wait {
+            Wait::Paused { until } => until,
+            Wait::Maintenance { until } => Some(until),
+            Wait::NoAgent | Wait::Outage | Wait::Room | Wait::InFlight | Wait::Rate => None,
         };
         Self {
-            reason,
+            reason: wait_name(wait),
             until: until.map(|until| until.to_string()),
         }
+    }
+}
+
+/// The name in the API of what holds a destination.
+pub(super) fn wait_name(wait: Wait) -> &'static str {
+    match wait {
+        Wait::Paused { .. } => "paused",
+        Wait::Maintenance { .. } => "maintenance",
+        Wait::NoAgent => "no_agent",
+        Wait::Outage => "outage",
+        Wait::Room => "room",
+        Wait::InFlight => "in_flight_max",
+        Wait::Rate => "rate",
     }
 }

@@ -31,6 +31,8 @@ mod tokens;
 
 mod events;
 
+mod explain;
+
 mod deliveries;
 
 mod agents;
@@ -54,6 +56,7 @@ use crate::{
     dispatch::DispatchHandle,
     ingress::Ingress,
     problem::{Code, Problem},
+    session::Registry,
     store::{Events, Queries, StoreError},
     tenancy::{Tenancy, TenancyError},
 };
@@ -74,6 +77,8 @@ pub struct ApiState {
     pub ingress: Arc<Ingress>,
     /// How destinations are doing.
     pub dispatch: DispatchHandle,
+    /// Which agents are connected.
+    pub registry: Arc<Registry>,
     /// What providers see, without a final slash.
     pub public_url: String,
 }
@@ -158,6 +163,7 @@ fn events_router() -> Router<ApiState> {
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show))
         .route("/events/{event}/body", get(events::body))
+        .route("/events/{event}/explain", get(explain::show))
         .route("/events/{event}/replay", post(events::replay))
         .route("/deliveries", get(deliveries::list))
         .route("/deliveries/{delivery}/attempts", get(deliveries::attempts))

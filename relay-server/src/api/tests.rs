@@ -53,6 +53,7 @@ impl Api {
         let state = ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
             dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
+            registry: Arc::default(),
             tenancy,
             events: store.clone(),
             queries: store.clone(),
@@ -205,6 +206,7 @@ impl Api {
         let id = event.id;
         let new = NewEvent {
             event,
+            decisions: Vec::new(),
             dedupe_window: std::time::Duration::ZERO,
             deliveries: vec![delivery.clone()],
         };

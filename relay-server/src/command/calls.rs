@@ -485,6 +485,9 @@ pub(super) fn events(command: EventsCommand) -> Result<Call, Failure> {
         EventsCommand::Get { event, raw: true } => {
             Call::new(Method::GET, &["events", &event, "body"], Show::Raw)
         }
+        EventsCommand::Explain { event } => {
+            Call::new(Method::GET, &["events", &event, "explain"], Show::Story)
+        }
         EventsCommand::Replay { event, destination } => {
             let body = match destination {
                 Some(destination) => json!({ "destination": destination }),

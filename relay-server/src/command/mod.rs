@@ -8,6 +8,8 @@ mod output;
 
 mod columns;
 
+mod story;
+
 mod init;
 
 mod upkeep;

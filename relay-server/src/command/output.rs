@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Failure,
     columns::{self, Column},
-    print, tell,
+    print, story, tell,
 };
 use crate::args::{Connection, Output};
 
@@ -60,6 +60,8 @@ pub(super) enum Show {
     SigningKeys,
     /// In a sentence.
     RouteTest,
+    /// As a timeline.
+    Story,
 }
 
 impl Show {
@@ -70,7 +72,8 @@ impl Show {
             | Self::Raw
             | Self::NewToken(_)
             | Self::HandshakeSecret
-            | Self::RouteTest => &[],
+            | Self::RouteTest
+            | Self::Story => &[],
             Self::Tenants => columns::TENANTS,
             Self::Sources => columns::SOURCES,
             Self::Destinations => columns::DESTINATIONS,
@@ -129,6 +132,7 @@ fn show_text(show: &Show, value: &Value) -> Result<(), Failure> {
         }
         Show::NewToken(Some(_)) => return Ok(()),
         Show::RouteTest => return print(route_test(value).as_bytes()),
+        Show::Story => return print(story::story(value, width()).as_bytes()),
         _ => {}
     }
     let Some(rows) = value.get("data").and_then(Value::as_array) else {

@@ -36,6 +36,7 @@ impl Desk {
         let tenancy = Arc::new(tenancy.await.unwrap());
         let router = api::router(ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
+            registry: Arc::default(),
             dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
             tenancy: Arc::clone(&tenancy),
             events: store.clone(),

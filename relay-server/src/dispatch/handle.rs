@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::id::{AgentId, SessionId, TenantId};
+use protocol::id::{AgentId, DeliveryId, SessionId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
@@ -158,6 +158,11 @@ impl DispatchHandle {
     pub fn view(&self, key: DestinationKey) -> Option<LineView> {
         let moment = self.0.moment();
         self.0.state().dispatch.view(key, moment)
+    }
+
+    /// The agent that has a delivery in hand.
+    pub fn holder(&self, delivery: DeliveryId) -> Option<AgentId> {
+        self.0.state().dispatch.holder(delivery)
     }
 
     /// Has the dispatcher look at everything again: leases have changed.

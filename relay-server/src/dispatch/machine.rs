@@ -480,6 +480,11 @@ impl Dispatch {
         Some(LineView::of(line, moment))
     }
 
+    /// The agent that has a delivery in hand.
+    pub fn holder(&self, delivery: DeliveryId) -> Option<AgentId> {
+        self.hands.get(&delivery).map(|hand| hand.agent)
+    }
+
     /// Puts a line where it belongs after anything about it has changed.
     fn refresh(&mut self, key: DestinationKey, moment: Moment) {
         let Some(line) = self.lines.get(&key) else {

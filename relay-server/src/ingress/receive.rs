@@ -205,6 +205,7 @@ impl Ingress {
             event,
             dedupe_window: live.source.settings.dedupe.window,
             deliveries,
+            decisions: routed.decisions,
         };
         match self.store.append(new).await {
             Ok(Appended::New) => {

@@ -25,6 +25,8 @@ pub mod filter;
 
 mod route;
 
+mod waiting;
+
 pub use attempt::{AttemptOutcome, AttemptReport};
 pub use breaker::{Breaker, BreakerPolicy, BreakerView, Load, Sign};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
@@ -38,3 +40,4 @@ pub use retry::{RetryPolicy, Spent};
 pub use route::RouteDecision;
 pub use status::{Meaning, StatusMistake, StatusPolicy, StatusSpec};
 pub use verdict::{Excuse, History, JudgePolicy, Verdict, judge};
+pub use waiting::Waiting;

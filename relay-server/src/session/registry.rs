@@ -131,6 +131,14 @@ impl Registry {
             .any(|session| session.tenant == tenant && session.destinations.contains(&destination))
     }
 
+    /// What people call an agent that is connected.
+    pub fn agent_name(&self, tenant: TenantId, agent: AgentId) -> Option<String> {
+        self.sessions
+            .iter()
+            .find(|session| session.tenant == tenant && session.agent == agent)
+            .map(|session| session.name.clone())
+    }
+
     /// The live sessions of a tenant, oldest first.
     pub fn of_tenant(&self, tenant: TenantId) -> Vec<SessionView> {
         let mut views: Vec<_> = self

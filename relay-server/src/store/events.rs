@@ -8,7 +8,9 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptReport, EndReason, Event, KeyDigest, OrderKey, Spent, Verdict},
+    lifecycle::{
+        AttemptReport, EndReason, Event, KeyDigest, OrderKey, RouteDecision, Spent, Verdict,
+    },
 };
 
 /// A destination with its tenant: every call of the store is scoped by tenant.
@@ -29,6 +31,8 @@ pub struct NewEvent {
     pub dedupe_window: Duration,
     /// What is owed for it. Empty: no route matched; it is kept as unrouted.
     pub deliveries: Vec<NewDelivery>,
+    /// What every route of its source said. Kept for explanations only.
+    pub decisions: Vec<RouteDecision>,
 }
 
 /// A delivery to create.

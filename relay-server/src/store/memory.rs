@@ -1,7 +1,7 @@
 //! The reference store: the contract in the plainest words, in memory. For tests only.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,13 +12,14 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 use super::{
     Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
     DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
-    LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Replay, Replayed,
-    Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Repeats, Replay,
+    Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
     lifecycle::{
-        DeliveryState, EndReason, Event, KeyDigest, Lane, OrderKey, Ready, Spent, Turns, Verdict,
+        DeliveryState, EndReason, Event, KeyDigest, Lane, OrderKey, Ready, RouteDecision, Spent,
+        Turns, Verdict, Waiting,
     },
 };
 
@@ -36,6 +37,8 @@ struct Inner {
     sequence: u64,
     leases: u64,
     events: BTreeMap<u64, Arc<Event>>,
+    /// What else is known of each event.
+    notes: HashMap<EventId, Notes>,
     /// By creation.
     deliveries: BTreeMap<u64, Row>,
     /// Provider ids: until when, and which event came first.
@@ -43,7 +46,15 @@ struct Inner {
     resources: Vec<(Resource, bool)>,
     /// Whose turn it is at each destination.
     turns: HashMap<DestinationKey, Turns>,
-    parked: HashSet<(DestinationKey, KeyDigest)>,
+    /// Keys that have stopped, and since when.
+    parked: HashMap<(DestinationKey, KeyDigest), Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    decisions: Vec<RouteDecision>,
+    remembered_until: Option<Timestamp>,
+    repeats: Repeats,
 }
 
 #[derive(Debug)]
@@ -166,6 +177,34 @@ impl Inner {
         !others.any(|other| other.digest() == Some(order) && is_before(other))
     }
 
+    /// What an open delivery waits for.
+    fn waiting(&self, row: &Row, now: Timestamp) -> Waiting {
+        if let Some(lease) = row.lease {
+            return Waiting::Leased {
+                attempt: lease.info.attempt,
+                since: lease.info.leased_at,
+                until: lease.until,
+            };
+        }
+        let of_key = |other: &&Row| {
+            other.key == row.key && other.state.is_open() && other.digest() == row.digest()
+        };
+        if let Some(order) = row.digest() {
+            if let Some(since) = self.parked.get(&(row.key, order)) {
+                return Waiting::Parked { since: *since };
+            }
+            let line = self.deliveries.values().filter(of_key);
+            let head = line.min_by_key(|other| other.place);
+            if let Some(head) = head.filter(|head| head.id != row.id) {
+                return Waiting::Behind { delivery: head.id };
+            }
+        }
+        if row.due > now {
+            return Waiting::Retry { at: row.due };
+        }
+        Waiting::Turn
+    }
+
     /// The first of each lane that can be handed out at a destination.
     fn firsts(&self, key: DestinationKey, now: Timestamp) -> BTreeMap<Lane, (u64, u64)> {
         let mut firsts = BTreeMap::new();
@@ -174,7 +213,7 @@ impl Inner {
         });
         let goes_on = |row: &Row| {
             let order = row.digest();
-            order.is_none_or(|order| !self.parked.contains(&(key, order)))
+            order.is_none_or(|order| !self.parked.contains_key(&(key, order)))
         };
         for (seq, row) in due.filter(|(_, row)| goes_on(row) && self.is_first(row)) {
             let first = firsts.entry(row.lane(now)).or_insert((row.place, *seq));
@@ -393,12 +432,24 @@ impl Events for Memory {
                         self.due.mark([row.key]);
                     }
                 }
+                let repeats = &mut inner.notes.entry(first).or_default().repeats;
+                repeats.count += 1;
+                repeats.last_at = Some(now);
                 return Ok(Appended::Duplicate { first, reopened });
             }
             inner
                 .remembered
                 .insert(name, (now.after(new.dedupe_window), event.id));
         }
+        let notes = Notes {
+            decisions: new.decisions,
+            remembered_until: event
+                .provider_id
+                .as_ref()
+                .map(|_| now.after(new.dedupe_window)),
+            repeats: Repeats::default(),
+        };
+        inner.notes.insert(event.id, notes);
         let seq = inner.next();
         inner.events.insert(seq, event.clone());
         for delivery in new.deliveries {
@@ -464,7 +515,7 @@ impl Events for Memory {
                         let dies = matches!(settlement.verdict, Verdict::Die { .. });
                         let park = settlement.park && dies;
                         let settled = row.settle(settlement, now);
-                        let parked = row.digest().map(|order| (row.key, order));
+                        let parked = row.digest().map(|order| ((row.key, order), now));
                         let parked = parked.filter(|_| park && settled == Settled::Applied);
                         inner.parked.extend(parked);
                         settled
@@ -593,20 +644,27 @@ impl Events for Memory {
 
     async fn park(&self, key: DestinationKey, order: OrderKey) -> Result<Parked, StoreError> {
         let mut inner = self.open()?;
-        let count = inner.parked.iter().filter(|(of, _)| *of == key).count();
+        let count = inner
+            .parked
+            .iter()
+            .filter(|((of, _), _)| *of == key)
+            .count();
         if count >= PARKED_MAX {
             return Ok(Parked::TooMany);
         }
-        Ok(if inner.parked.insert((key, order.digest)) {
-            Parked::Done
-        } else {
-            Parked::Already
+        let now = self.clock.now();
+        Ok(match inner.parked.entry((key, order.digest)) {
+            Entry::Occupied(_) => Parked::Already,
+            Entry::Vacant(new) => {
+                new.insert(now);
+                Parked::Done
+            }
         })
     }
 
     async fn resume(&self, key: DestinationKey, order: KeyDigest) -> Result<bool, StoreError> {
         self.due.mark([key]);
-        Ok(self.open()?.parked.remove(&(key, order)))
+        Ok(self.open()?.parked.remove(&(key, order)).is_some())
     }
 
     async fn end_destination(
@@ -622,7 +680,7 @@ impl Events for Memory {
             }
             row.lease = None;
         }
-        inner.parked.retain(|(of, _)| *of != key);
+        inner.parked.retain(|(of, _), _| *of != key);
         Ok(())
     }
 
@@ -722,9 +780,17 @@ impl Queries for Memory {
         id: EventId,
     ) -> Result<Option<EventDetail>, StoreError> {
         let inner = self.open()?;
-        Ok(inner.event(tenant, id).map(|(_, event)| EventDetail {
-            event: (*event).clone(),
-            deliveries: inner.of_event(id).map(Row::summary).collect(),
+        Ok(inner.event(tenant, id).map(|(_, event)| {
+            let notes = inner.notes.get(&id);
+            EventDetail {
+                event: (*event).clone(),
+                deliveries: inner.of_event(id).map(Row::summary).collect(),
+                decisions: notes
+                    .map(|notes| notes.decisions.clone())
+                    .unwrap_or_default(),
+                remembered_until: notes.and_then(|notes| notes.remembered_until),
+                repeats: notes.map(|notes| notes.repeats).unwrap_or_default(),
+            }
         }))
     }
 
@@ -761,6 +827,20 @@ impl Queries for Memory {
         Ok(inner
             .row(tenant, delivery)
             .map(|row| row.records.values().cloned().collect()))
+    }
+
+    async fn waiting(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<Waiting>, StoreError> {
+        let now = self.clock.now();
+        let inner = self.open()?;
+        let mut rows = inner.deliveries.values();
+        let row = rows.find(|row| row.id == delivery && row.key.tenant == tenant);
+        Ok(row
+            .filter(|row| row.state.is_open())
+            .map(|row| inner.waiting(row, now)))
     }
 
     async fn depth(

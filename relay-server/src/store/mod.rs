@@ -34,6 +34,6 @@ pub use events::{
 };
 pub use queries::{
     AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, EventDetail, EventFilter,
-    EventSummary, Page, Queries,
+    EventSummary, Page, Queries, Repeats,
 };
 pub use settings::{Put, Resource, ResourceKind, Settings};

@@ -11,7 +11,7 @@ use protocol::id::{
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptOutcome, DeliveryState, Event},
+    lifecycle::{AttemptOutcome, DeliveryState, Event, RouteDecision, Waiting},
 };
 
 /// Where a page starts; opaque to everyone but the backend.
@@ -76,6 +76,21 @@ pub struct EventDetail {
     pub event: Event,
     /// Its deliveries.
     pub deliveries: Vec<DeliverySummary>,
+    /// What every route of its source said when it was accepted.
+    pub decisions: Vec<RouteDecision>,
+    /// Until when its provider's id is remembered, if it came with one.
+    pub remembered_until: Option<Timestamp>,
+    /// What the provider sent again meanwhile.
+    pub repeats: Repeats,
+}
+
+/// Repeats of an event that were recognised by its provider's id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Repeats {
+    /// How many.
+    pub count: u64,
+    /// When the last one came.
+    pub last_at: Option<Timestamp>,
 }
 
 /// Which deliveries to list. Empty fields match everything.
@@ -175,6 +190,14 @@ pub trait Queries: fmt::Debug + Send + Sync + 'static {
         tenant: TenantId,
         delivery: DeliveryId,
     ) -> Result<Option<Vec<AttemptRecord>>, StoreError>;
+
+    /// What an open delivery waits for, as far as the store decides it. `None` if the tenant has no
+    /// such open delivery.
+    async fn waiting(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<Waiting>, StoreError>;
 
     /// How much waits at a destination.
     async fn depth(

@@ -104,6 +104,7 @@ impl World {
         let id = DeliveryId::from_u128(crate::ids::fresh(self.clock.now()));
         let new = NewEvent {
             event: self.event(source),
+            decisions: Vec::new(),
             dedupe_window: Duration::ZERO,
             deliveries: vec![NewDelivery {
                 id,

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use protocol::id::{DestinationId, SourceId};
 
-use super::{OTHER_QUEUE, QUEUE, SOURCE, STRANGER, Stage, TENANT, WINDOW, die};
-use crate::store::{Appended, DestinationKey, EventFilter};
+use super::{OTHER_QUEUE, QUEUE, SOURCE, STRANGER, Stage, TENANT, WINDOW, decisions, die};
+use crate::{
+    clock::Clock as _,
+    store::{Appended, DestinationKey, EventFilter, Repeats},
+};
 
 /// The same provider id is accepted once within its window.
 pub async fn repeats_are_recognised_within_the_window(stage: &mut Stage) {
@@ -51,6 +54,45 @@ pub async fn a_repeat_reopens_what_is_dead(stage: &mut Stage) {
     };
     assert_eq!(stage.store.events.append(third).await, Ok(open));
     stage.settle(&lease, die()).await;
+}
+
+/// Repeats are counted with the time of the last, and what routes said is kept with the event.
+pub async fn repeats_and_decisions_are_kept_for_explanations(stage: &mut Stage) {
+    let first = stage.event(Some("evt-1"));
+    let id = first.event.id;
+    let accepted_at = stage.clock.now();
+    assert_eq!(stage.store.events.append(first).await, Ok(Appended::New));
+    for _ in 0..3 {
+        stage.pause().await;
+        stage.clock.advance(Duration::from_secs(5));
+        let again = stage.event(Some("evt-1"));
+        assert!(stage.store.events.append(again).await.is_ok());
+    }
+    let last_at = Some(stage.clock.now());
+    stage.pause().await;
+    let detail = stage
+        .store
+        .queries
+        .event(TENANT, id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(detail.repeats, Repeats { count: 3, last_at });
+    assert_eq!(detail.decisions, decisions());
+    assert_eq!(detail.remembered_until, Some(accepted_at.after(WINDOW)));
+
+    let plain = stage.event(None);
+    let id = plain.event.id;
+    assert_eq!(stage.store.events.append(plain).await, Ok(Appended::New));
+    let detail = stage
+        .store
+        .queries
+        .event(TENANT, id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(detail.repeats, Repeats::default());
+    assert_eq!(detail.remembered_until, None);
 }
 
 /// However many come at once, one is new, and the others know it.

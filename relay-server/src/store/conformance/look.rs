@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use protocol::id::SourceId;
+use protocol::id::{DeliveryId, SourceId};
 
-use super::{OTHER_QUEUE, QUEUE, STRANGER, Stage, TENANT};
+use super::{OTHER_QUEUE, QUEUE, STRANGER, Stage, TENANT, TTL};
 use crate::{
     clock::Clock,
-    lifecycle::{DeliveryState, Verdict},
-    store::{DeliveryFilter, Depth, EventFilter},
+    lifecycle::{DeliveryState, OrderKey, Verdict, Waiting},
+    store::{Appended, DeliveryFilter, Depth, EventFilter, Parked},
 };
 
 /// Page by page, each event once, newest first, also while more arrive.
@@ -201,4 +201,69 @@ pub async fn depth_counts_open_and_dead(stage: &mut Stage) {
     assert_eq!(queries.depth(TENANT, QUEUE.destination).await, Ok(expected));
     let empty = queries.depth(TENANT, OTHER_QUEUE.destination).await;
     assert_eq!(empty, Ok(Depth::default()));
+}
+
+/// Why nothing happens with a delivery can be asked at any time, by its own tenant.
+pub async fn an_open_delivery_waits_for_something(stage: &mut Stage) {
+    let (_, delivery) = stage.accept().await;
+    stage.pause().await;
+    assert_eq!(waiting(stage, delivery).await, Some(Waiting::Turn));
+    let asked = stage.store.queries.waiting(STRANGER, delivery).await;
+    assert_eq!(asked, Ok(None));
+
+    let lease = stage.claim_one().await;
+    let since = stage.clock.now();
+    let leased = Waiting::Leased {
+        attempt: 1,
+        since,
+        until: since.after(TTL),
+    };
+    assert_eq!(waiting(stage, delivery).await, Some(leased));
+    let verdict = stage.retry_in(60);
+    let at = stage.clock.now().after(Duration::from_secs(60));
+    stage.settle(&lease, verdict).await;
+    stage.pause().await;
+    assert_eq!(waiting(stage, delivery).await, Some(Waiting::Retry { at }));
+
+    stage.clock.advance(Duration::from_secs(60));
+    assert_eq!(waiting(stage, delivery).await, Some(Waiting::Turn));
+    let lease = stage.claim_one().await;
+    stage.settle(&lease, Verdict::Deliver).await;
+    stage.pause().await;
+    assert_eq!(waiting(stage, delivery).await, None);
+}
+
+/// What is ordered waits for the one at the head of its key, or for somebody to resume the key.
+pub async fn what_is_behind_waits_for_its_key(stage: &mut Stage) {
+    let mut ids = Vec::new();
+    for key in ["a", "a", "b"] {
+        let mut new = stage.event(None);
+        new.deliveries[0].order = Some(OrderKey::new(key.as_bytes()));
+        ids.push(new.deliveries[0].id);
+        assert_eq!(stage.store.events.append(new).await, Ok(Appended::New));
+    }
+    let [head, behind, other] = ids[..] else {
+        panic!("three were accepted")
+    };
+    stage.pause().await;
+    assert_eq!(waiting(stage, head).await, Some(Waiting::Turn));
+    let waits = Waiting::Behind { delivery: head };
+    assert_eq!(waiting(stage, behind).await, Some(waits));
+    assert_eq!(waiting(stage, other).await, Some(Waiting::Turn));
+
+    let since = stage.clock.now();
+    let parked = stage.store.events.park(QUEUE, OrderKey::new(b"a")).await;
+    assert_eq!(parked, Ok(Parked::Done));
+    stage.clock.advance(Duration::from_secs(5));
+    stage.pause().await;
+    for delivery in [head, behind] {
+        let waits = waiting(stage, delivery).await;
+        assert_eq!(waits, Some(Waiting::Parked { since }));
+    }
+    assert_eq!(waiting(stage, other).await, Some(Waiting::Turn));
+}
+
+async fn waiting(stage: &Stage, delivery: DeliveryId) -> Option<Waiting> {
+    let asked = stage.store.queries.waiting(TENANT, delivery).await;
+    asked.unwrap()
 }

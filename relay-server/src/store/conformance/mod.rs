@@ -28,7 +28,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use protocol::{
     frame::Headers,
-    id::{AttemptId, DeliveryId, DestinationId, EventId, SourceId, TenantId},
+    id::{AttemptId, DeliveryId, DestinationId, EventId, RouteId, SourceId, TenantId},
 };
 
 use super::{
@@ -38,8 +38,8 @@ use super::{
 use crate::{
     clock::{Clock, ManualClock, Timestamp},
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, Spent, Verdict,
-        Verification,
+        AttemptOutcome, AttemptReport, DeadReason, DeliveryState, Event, RouteDecision, Spent,
+        Verdict, Verification,
     },
 };
 
@@ -196,6 +196,7 @@ impl Stage {
             event,
             dedupe_window: WINDOW,
             deliveries,
+            decisions: decisions(),
         }
     }
 
@@ -323,6 +324,15 @@ impl Stage {
     }
 }
 
+/// What two routes said of every event of a stage.
+pub fn decisions() -> Vec<RouteDecision> {
+    let decision = |route, unmet: Option<&str>| RouteDecision {
+        route: RouteId::from_u128(route),
+        unmet: unmet.map(str::to_owned),
+    };
+    vec![decision(31, None), decision(32, Some("/body/amount/$gt"))]
+}
+
 /// Policy gives up.
 pub fn die() -> Verdict {
     Verdict::Die {
@@ -350,6 +360,7 @@ macro_rules! store_conformance {
                 repeats_are_recognised_within_the_window,
                 a_repeat_reopens_what_is_dead,
                 concurrent_repeats_share_one_acceptance,
+                repeats_and_decisions_are_kept_for_explanations,
                 provider_ids_belong_to_their_source_and_tenant,
                 a_forgotten_source_remembers_nothing,
                 unrouted_events_are_kept,
@@ -400,6 +411,8 @@ macro_rules! store_conformance {
                 deliveries_are_filtered,
                 tenants_see_only_their_own,
                 depth_counts_open_and_dead,
+                an_open_delivery_waits_for_something,
+                what_is_behind_waits_for_its_key,
             }
             configure::{
                 a_resource_is_stored_replaced_and_removed,

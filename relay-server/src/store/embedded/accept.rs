@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use protocol::id::EventId;
+use protocol::id::{EventId, TenantId};
+use tracing::debug;
 
 use super::{
     core::{Core, Does, closed, hear},
     dedupe::{Looked, Reservation},
-    journal::{Position, ReadError, payload::Accept, record::Kind},
+    journal::{
+        Position, ReadError,
+        payload::{Accept, Repeat},
+        record::Kind,
+    },
 };
 use crate::{
     clock::Timestamp,
@@ -27,6 +32,7 @@ impl Core {
             Recognised::New(reservation) => reservation,
             Recognised::Repeat { first, seq } => {
                 let reopened = self.reopen_dead(seq).await?;
+                self.note_repeat(new.event.tenant, seq).await;
                 return Ok(Appended::Duplicate { first, reopened });
             }
         };
@@ -38,6 +44,7 @@ impl Core {
             event: new.event,
             remembered_until,
             deliveries: new.deliveries,
+            decisions: new.decisions,
         };
         let tenant = accept.event.tenant;
         let numbers = accept.numbers();
@@ -59,6 +66,16 @@ impl Core {
             hear(answer).await?;
         }
         Ok(Appended::New)
+    }
+
+    /// Counts a repeat. It is answered like the first whether or not that works.
+    async fn note_repeat(self: &Arc<Self>, tenant: TenantId, event_seq: u64) {
+        let repeat = Repeat { event_seq };
+        let does = Does::Repeat(repeat);
+        let noted = self.write(Kind::Repeat, tenant, repeat.encode(), does);
+        if let Err(error) = noted.await {
+            debug!(%error, "a repeat could not be counted");
+        }
     }
 
     /// Whether the provider's id was accepted before. Waits for one that is being accepted.

@@ -20,7 +20,9 @@ use super::{
     journal::{
         Position, Reader,
         intake::{Intake, Op, Refused},
-        payload::{DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Requeue, Settle},
+        payload::{
+            DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Repeat, Requeue, Settle,
+        },
         record::{Kind, PAYLOAD_BYTES_MAX},
         space::Space,
         writer::{Sink, Written, unavailable},
@@ -88,6 +90,7 @@ pub(super) enum Does {
     Park(Park),
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
+    Repeat(Repeat),
 }
 
 /// What all calls share.
@@ -393,6 +396,7 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
             (What::EndDestination(end), Answer::Done)
         }
         Does::ForgetSource(forget) => (What::ForgetSource(forget), Answer::Done),
+        Does::Repeat(repeat) => (What::Repeat(repeat), Answer::Done),
     };
     let time = Timestamp(written.time);
     outcome.changes.push(Change { seq, time, what });

@@ -3,10 +3,17 @@
 use async_trait::async_trait;
 use protocol::id::{DeliveryId, DestinationId, EventId, TenantId};
 
-use super::{Embedded, journal::payload::Accept, projection::queries};
-use crate::store::{
-    AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventDetail,
-    EventFilter, EventSummary, Page, Queries, StoreError,
+use super::{
+    Embedded,
+    journal::payload::Accept,
+    projection::{queries, waiting},
+};
+use crate::{
+    lifecycle::Waiting,
+    store::{
+        AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventDetail,
+        EventFilter, EventSummary, Page, Queries, StoreError,
+    },
 };
 
 #[async_trait]
@@ -39,10 +46,10 @@ impl Queries for Embedded {
             .projection
             .read(move |connection| queries::event(connection, tenant, id))
             .await?;
-        let Some((_, position, deliveries)) = found else {
+        let Some(found) = found else {
             return Ok(None);
         };
-        let reader = self.core.reader.clone();
+        let (reader, position) = (self.core.reader.clone(), found.position);
         let read = tokio::task::spawn_blocking(move || reader.read(position)).await;
         let corrupt = |cause: &dyn std::fmt::Display| StoreError::Corrupt(format!("{id}: {cause}"));
         let (_, payload) = match read {
@@ -52,7 +59,10 @@ impl Queries for Embedded {
         match Accept::decode(&payload) {
             Some(accept) if accept.event.id == id => Ok(Some(EventDetail {
                 event: accept.event,
-                deliveries,
+                deliveries: found.deliveries,
+                decisions: accept.decisions,
+                remembered_until: Some(accept.remembered_until).filter(|until| until.0 > 0),
+                repeats: found.repeats,
             })),
             _ => Err(corrupt(&"its record holds something else")),
         }
@@ -85,6 +95,25 @@ impl Queries for Embedded {
             .projection
             .read(move |connection| queries::attempts(connection, tenant, delivery))
             .await
+    }
+
+    async fn waiting(
+        &self,
+        tenant: TenantId,
+        delivery: DeliveryId,
+    ) -> Result<Option<Waiting>, StoreError> {
+        self.fresh().await?;
+        let leased = self.core.desks().lease_of(tenant, delivery);
+        if let Some((lease, until)) = leased {
+            return Ok(Some(Waiting::Leased {
+                attempt: lease.attempt,
+                since: lease.leased_at,
+                until,
+            }));
+        }
+        let now = self.core.clock.now();
+        let ask = move |connection: &_| waiting::waiting(connection, tenant, delivery, now);
+        self.core.projection.read(ask).await
     }
 
     async fn depth(

@@ -52,4 +52,15 @@ mod restarting {
     crate::store_conformance!(Stage::set(open(config), true).await);
 }
 
+/// The lists are made anew from the journal at every start.
+fn forgetful(path: &std::path::Path) -> EmbeddedConfig {
+    super::projection::remove(&path.join("projection.db"));
+    config(path)
+}
+
+mod rebuilding {
+    use super::*;
+    crate::store_conformance!(Stage::set(open(forgetful), true).await);
+}
+
 mod faults;

@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     lifecycle::{EndReason, Verdict},
     store::{
-        DestinationKey, Held, Settled,
+        DestinationKey, Held, LeaseInfo, Settled,
         embedded::journal::payload::{DeliveryRef, End, Settle},
     },
 };
@@ -114,6 +114,18 @@ impl Desks {
     /// The delivery as it is open in memory.
     pub(crate) fn owed(&self, tenant: TenantId, id: DeliveryId) -> Option<&Owed> {
         self.of_tenant(tenant, id).map(|open| &open.owed)
+    }
+
+    /// The lease of an open delivery, and until when it is.
+    pub(crate) fn lease_of(
+        &self,
+        tenant: TenantId,
+        id: DeliveryId,
+    ) -> Option<(LeaseInfo, Timestamp)> {
+        match self.of_tenant(tenant, id)?.status {
+            Status::Leased(lease) if !lease.over => Some((lease.info, lease.until)),
+            _ => None,
+        }
     }
 
     /// Takes note that a delivery has ended. False if it is not open in memory.

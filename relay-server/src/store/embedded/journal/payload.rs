@@ -6,19 +6,22 @@ use std::net::IpAddr;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use protocol::{
     frame::{Headers, ServiceFailure},
-    id::{AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId},
+    id::{
+        AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, RouteId, SourceId,
+        TenantId,
+    },
 };
 
 use crate::{
     clock::Timestamp,
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey, Spent,
-        Verdict, Verification,
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey,
+        RouteDecision, Spent, Verdict, Verification,
     },
     store::{DestinationKey, NewDelivery},
 };
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// An accepted event with what is owed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,14 @@ pub(crate) struct Accept {
     /// Until when the provider's id is remembered; zero without one.
     pub(crate) remembered_until: Timestamp,
     pub(crate) deliveries: Vec<NewDelivery>,
+    pub(crate) decisions: Vec<RouteDecision>,
+}
+
+/// An event that its provider sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Repeat {
+    /// The sequence of the event accepted first.
+    pub(crate) event_seq: u64,
 }
 
 /// Where a delivery is: its name, its creation, its place in its queue.
@@ -176,6 +187,18 @@ fn put_order(buffer: &mut BytesMut, order: Option<&OrderKey>) {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a source has far fewer routes than 32 bits count"
+)]
+fn put_decisions(buffer: &mut BytesMut, decisions: &[RouteDecision]) {
+    buffer.put_u32_le(decisions.len() as u32);
+    for decision in decisions {
+        buffer.put_u128_le(decision.route.as_u128());
+        put_optional(buffer, decision.unmet.as_deref());
+    }
+}
+
 fn put_key(buffer: &mut BytesMut, key: DestinationKey) {
     buffer.put_u128_le(key.tenant.as_u128());
     buffer.put_u128_le(key.destination.as_u128());
@@ -245,6 +268,22 @@ impl Reader {
         Some(Headers(headers))
     }
 
+    fn decisions(&mut self) -> Option<Vec<RouteDecision>> {
+        let count = self.u32()? as usize;
+        // Each takes at least its id and a length, as with headers.
+        if count > self.0.len() / 21 {
+            return None;
+        }
+        let mut decisions = Vec::with_capacity(count);
+        for _ in 0..count {
+            decisions.push(RouteDecision {
+                route: RouteId::from_u128(self.u128()?),
+                unmet: self.optional()?,
+            });
+        }
+        Some(decisions)
+    }
+
     fn key(&mut self) -> Option<DestinationKey> {
         Some(DestinationKey {
             tenant: TenantId::from_u128(self.u128()?),
@@ -296,7 +335,9 @@ impl Accept {
             .filter_map(|delivery| delivery.order.as_ref());
         let keys: usize = keys.map(|key| 12 + key.text.len()).sum();
         let deliveries = self.deliveries.len() * 33 + keys;
-        let capacity = 160 + texts + heads + optional + event.body.len() + deliveries;
+        let unmet = self.decisions.iter().filter_map(|it| it.unmet.as_ref());
+        let decisions = self.decisions.len() * 21 + unmet.map(String::len).sum::<usize>();
+        let capacity = 164 + texts + heads + optional + event.body.len() + deliveries + decisions;
         let mut to = start(capacity);
         to.put_u128_le(event.id.as_u128());
         to.put_u128_le(event.tenant.as_u128());
@@ -332,6 +373,7 @@ impl Accept {
             }
         }
         put_headers(&mut to, &event.headers);
+        put_decisions(&mut to, &self.decisions);
         put_bytes(&mut to, &event.body);
         to.freeze()
     }
@@ -360,6 +402,9 @@ impl Accept {
         let rule = from.text()?;
         let has_secret = from.u8()? != 0;
         let secret = Some(from.u16()?).filter(|_| has_secret);
+        let (event_type, provider_id) = (from.optional()?, from.optional()?);
+        let (remote, headers) = (from.remote()?, from.headers()?);
+        let decisions = from.decisions()?;
         let event = Event {
             id,
             tenant,
@@ -368,16 +413,17 @@ impl Accept {
             method,
             target,
             verification: Verification { rule, secret },
-            event_type: from.optional()?,
-            provider_id: from.optional()?,
-            remote: from.remote()?,
-            headers: from.headers()?,
+            event_type,
+            provider_id,
+            remote,
+            headers,
             body: from.bytes()?,
         };
         Some(Self {
             event,
             remembered_until,
             deliveries,
+            decisions,
         })
     }
 }
@@ -627,6 +673,21 @@ impl EndDestination {
         Some(Self {
             key: from.key()?,
             reason: reason_of(from.u8()?)?,
+        })
+    }
+}
+
+impl Repeat {
+    pub(crate) fn encode(self) -> Bytes {
+        let mut to = start(16);
+        to.put_u64_le(self.event_seq);
+        to.freeze()
+    }
+
+    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+        let mut from = begin(payload)?;
+        Some(Self {
+            event_seq: from.u64()?,
         })
     }
 }

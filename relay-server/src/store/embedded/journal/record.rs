@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Lost = 10,
     /// A key stops, or goes on.
     Park = 11,
+    /// A provider sent an event again.
+    Repeat = 12,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             Self::Erase => "erase",
             Self::Lost => "lost",
             Self::Park => "park",
+            Self::Repeat => "repeat",
         }
     }
 
@@ -68,6 +71,7 @@ impl Kind {
             9 => Self::Erase,
             10 => Self::Lost,
             11 => Self::Park,
+            12 => Self::Repeat,
             _ => return None,
         })
     }

@@ -15,8 +15,8 @@ use crate::{
         embedded::journal::{
             Position,
             payload::{
-                Accept, DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Requeue,
-                Settle, encode_outcome,
+                Accept, DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Repeat,
+                Requeue, Settle, encode_outcome,
             },
             record::Kind,
             recovery::Replayed,
@@ -43,6 +43,7 @@ pub(crate) enum What {
     Park(Park),
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
+    Repeat(Repeat),
 }
 
 /// What lists show of an accepted event.
@@ -112,6 +113,7 @@ impl Change {
             Kind::Park => What::Park(Park::decode(payload)?),
             Kind::EndDestination => What::EndDestination(EndDestination::decode(payload)?),
             Kind::ForgetSource => What::ForgetSource(ForgetSource::decode(payload)?),
+            Kind::Repeat => What::Repeat(Repeat::decode(payload)?),
         };
         Some(Self {
             seq: replayed.found.header.seq,
@@ -226,6 +228,14 @@ impl Batch<'_> {
                 self.transaction
                     .prepare_cached("INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)")?
                     .execute(params![blob(forget.source.as_u128()), change.seq])?;
+            }
+            What::Repeat(repeat) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO repeats VALUES (?1, 1, ?2) ON CONFLICT (event_seq)
+                         DO UPDATE SET count = count + 1, last_at = ?2",
+                    )?
+                    .execute(params![repeat.event_seq, change.time.0])?;
             }
         }
         self.applied = change.last_seq();

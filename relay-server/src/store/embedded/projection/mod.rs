@@ -7,6 +7,8 @@ pub(crate) mod apply;
 
 pub(crate) mod queries;
 
+pub(crate) mod waiting;
+
 use std::{
     collections::{HashMap, VecDeque},
     path::{Path, PathBuf},

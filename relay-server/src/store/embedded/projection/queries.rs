@@ -18,7 +18,7 @@ use crate::{
     lifecycle::{DeliveryState, KeyDigest, Spent},
     store::{
         AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventFilter,
-        EventSummary, Page,
+        EventSummary, Page, Repeats,
         embedded::{
             desk::{LoadPlan, Loaded, Owed},
             journal::{
@@ -210,22 +210,43 @@ fn deliveries_of(
         .collect()
 }
 
-/// Where an event is, and its deliveries.
+/// Where an event is, and what came of it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) position: Position,
+    pub(crate) deliveries: Vec<DeliverySummary>,
+    pub(crate) repeats: Repeats,
+}
+
+/// Finds an event.
 pub(crate) fn event(
     connection: &Connection,
     tenant: TenantId,
     id: EventId,
-) -> rusqlite::Result<Option<(u64, Position, Vec<DeliverySummary>)>> {
-    let found = connection
+) -> rusqlite::Result<Option<Found>> {
+    let found: Option<(u64, i64)> = connection
         .prepare_cached("SELECT seq, position FROM events WHERE id = ? AND tenant = ?")?
         .query_row(params![blob(id.as_u128()), blob(tenant.as_u128())], |row| {
-            Ok((row.get(0)?, Position::unpack(row.get(1)?)))
+            Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?;
     let Some((seq, position)) = found else {
         return Ok(None);
     };
-    Ok(Some((seq, position, deliveries_of(connection, seq)?)))
+    let repeats = connection
+        .prepare_cached("SELECT count, last_at FROM repeats WHERE event_seq = ?")?
+        .query_row([seq], |row| {
+            Ok(Repeats {
+                count: row.get(0)?,
+                last_at: Some(Timestamp(row.get(1)?)),
+            })
+        })
+        .optional()?;
+    Ok(Some(Found {
+        position: Position::unpack(position),
+        deliveries: deliveries_of(connection, seq)?,
+        repeats: repeats.unwrap_or_default(),
+    }))
 }
 
 /// Deliveries, newest first.

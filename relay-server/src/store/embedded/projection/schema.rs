@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -51,6 +51,9 @@ CREATE TABLE attempts (
   delivery_seq INTEGER NOT NULL, number INTEGER NOT NULL, id BLOB NOT NULL, agent BLOB,
   ended_at INTEGER NOT NULL, elapsed_ms INTEGER NOT NULL, outcome BLOB NOT NULL,
   PRIMARY KEY (delivery_seq, number)) STRICT, WITHOUT ROWID;
+
+CREATE TABLE repeats (
+  event_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, last_at INTEGER NOT NULL) STRICT;
 
 CREATE TABLE forgotten (source BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
