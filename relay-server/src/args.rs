@@ -56,6 +56,10 @@ pub enum Command {
     Route(ForRelay<RouteCommand>),
     /// Manage tokens of agents and people.
     Token(ForRelay<TokenCommand>),
+    /// See who did what.
+    Audit(ForRelay<AuditCommand>),
+    /// Manage the key that encrypts secrets at rest (operators only).
+    SecretKey(ForRelay<SecretKeyCommand>),
     /// List, show, explain and replay events.
     Events(ForRelay<EventsCommand>),
     /// List deliveries and their attempts.
@@ -691,6 +695,56 @@ pub enum TokenCommand {
         /// Name or id.
         token: String,
     },
+}
+
+/// See who did what.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what was done, newest first: to --tenant, or, for operators without it, to all.
+    List {
+        /// Which records.
+        #[command(flatten)]
+        filter: AuditArgs,
+        /// Which part.
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Write everything that matches to standard output, newest first, one JSON document a line.
+    Export {
+        /// Which records.
+        #[command(flatten)]
+        filter: AuditArgs,
+    },
+}
+
+/// Records of the audit log.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Done with this token, by its id.
+    #[arg(long, value_name = "ID")]
+    pub actor: Option<String>,
+    /// An operation such as sources.update, or sources for all on sources.
+    #[arg(long)]
+    pub action: Option<String>,
+    /// Done to the thing with this id.
+    #[arg(long, value_name = "ID")]
+    pub resource: Option<String>,
+    /// At or after this time.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// Manage the key that encrypts secrets at rest.
+#[derive(Debug, Subcommand)]
+pub enum SecretKeyCommand {
+    /// List the relay's keys by name, and how many secrets need each.
+    List,
+    /// Make a new key and encrypt everything stored with it, while the relay serves. Run it on the relay's
+    /// machine; run it again if it was cut off.
+    Rotate,
 }
 
 /// List, show and replay events.

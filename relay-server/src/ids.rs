@@ -8,6 +8,12 @@ pub fn fresh(now: Timestamp) -> u128 {
     u128::from(now.0) << 80 | random
 }
 
+/// A name for one request to the API.
+pub fn request(now: Timestamp) -> String {
+    let ulid = ulid::Ulid(fresh(now)).to_string();
+    format!("req_{}", ulid.to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::id::EventId;

@@ -27,6 +27,6 @@ async fn serve(path: Option<&Path>, args: &ServeArgs) -> ExitCode {
     };
     match serve::run(&loaded.config).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => command::report(&command::Failure::Plain(format!("{error:#}"))),
+        Err(error) => command::report(&command::Failure::from_start(&error)),
     }
 }

@@ -26,7 +26,7 @@ pub fn status(code: Code) -> Option<StatusCode> {
         Code::NotFound | Code::SourceUnknown => StatusCode::NOT_FOUND,
         Code::Method => StatusCode::METHOD_NOT_ALLOWED,
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
-        Code::NameTaken | Code::Conflict => StatusCode::CONFLICT,
+        Code::NameTaken | Code::Conflict | Code::SecretKey => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Rate | Code::Overloaded => StatusCode::TOO_MANY_REQUESTS,
@@ -181,6 +181,12 @@ struct Document<'a> {
 impl axum::response::IntoResponse for Problem {
     fn into_response(self) -> axum::response::Response {
         Problem::into_response(self).map(axum::body::Body::new)
+    }
+}
+
+impl From<Problem> for axum::response::Response {
+    fn from(problem: Problem) -> Self {
+        axum::response::IntoResponse::into_response(problem)
     }
 }
 

@@ -26,7 +26,10 @@ use crate::{
     session::{self, Pipes, Registry, SessionContext},
     settle::Settler,
     store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
-    tenancy::{ProviderKeys, SecretKey, Tenancy, TenancyConfig},
+    tenancy::{
+        self, CheckKeyError, KeyError, KeySource, MissingKey, ProviderKeys, Rekeyed, SecretKey,
+        Tenancy, TenancyConfig,
+    },
 };
 
 /// Where agents connect.
@@ -74,6 +77,12 @@ pub enum StartError {
     /// Preloaded keys cannot be used.
     #[error("keys_dir: {0}")]
     Keys(#[from] PreloadError),
+    /// The key for secrets cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key for secrets is not the one they were encrypted with.
+    #[error(transparent)]
+    MissingKey(#[from] MissingKey),
     /// The settings cannot be read.
     #[error("cannot read the settings: {0}")]
     Settings(#[from] StoreError),
@@ -92,6 +101,7 @@ pub struct Relay {
     errands: Errands,
     clock: Arc<dyn Clock>,
     public_url: String,
+    key_source: KeySource,
     heartbeat: Duration,
     node: String,
     grace: Duration,
@@ -109,6 +119,7 @@ impl Relay {
         key: SecretKey,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        check_secrets(config, &stores, &key).await?;
         let tls = match (&config.tls_cert, &config.tls_key) {
             (Some(certificate), Some(key)) => Some(listener::load_tls(certificate, key)?),
             _ => None,
@@ -136,6 +147,7 @@ impl Relay {
             tenancy_config,
         );
         let tenancy = Arc::new(tenancy.await?);
+        reseal(&tenancy).await;
         let public_url = config
             .public_url
             .clone()
@@ -167,6 +179,7 @@ impl Relay {
             errands,
             clock,
             public_url,
+            key_source: config.key_source(),
             heartbeat,
             node: config.node_name(public_addr.port()),
             grace,
@@ -193,12 +206,8 @@ impl Relay {
         let tasks = TaskTracker::new();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let closed = CancellationToken::new();
-        let Stores {
-            events,
-            queries,
-            due,
-            ..
-        } = self.stores;
+        let stores = self.stores;
+        let events = stores.events;
         let dispatch = DispatchHandle::new(self.clock, Box::new(Arc::clone(&self.tenancy)));
         let settler = Arc::new(Settler::new(
             Arc::clone(&events),
@@ -208,7 +217,7 @@ impl Relay {
         let dispatcher = Dispatcher::new(
             &dispatch,
             Arc::clone(&events),
-            due,
+            stores.due,
             Arc::clone(&settler),
             self.tenancy.changes(),
         );
@@ -230,12 +239,14 @@ impl Relay {
         });
         let api = api::ApiState {
             tenancy: Arc::clone(&self.tenancy),
+            settings: stores.settings,
             events: Arc::clone(&events),
-            queries,
+            queries: stores.queries,
             ingress: Arc::clone(&self.ingress),
             dispatch: dispatch.clone(),
             registry: Arc::clone(&registry),
             public_url: self.public_url,
+            key_source: self.key_source,
         };
         let public = Arc::new(PublicDoor {
             ingress: self.ingress,
@@ -259,6 +270,37 @@ impl Relay {
             registry,
             events,
             dispatch,
+        }
+    }
+}
+
+/// Changes nothing with a key that stored secrets were not encrypted with.
+async fn check_secrets(
+    config: &Config,
+    stores: &Stores,
+    key: &SecretKey,
+) -> Result<(), StartError> {
+    match tenancy::check_key(&*stores.settings, key).await {
+        Err(CheckKeyError::Missing(missing)) if config.allow_lost_secrets => {
+            warn!(%missing, "secrets are lost");
+            Ok(())
+        }
+        Err(CheckKeyError::Missing(missing)) => Err(missing.into()),
+        Err(CheckKeyError::Store(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Encrypts what an older key encrypted, so that a new first line of the key file is all it takes.
+async fn reseal(tenancy: &Tenancy) {
+    match tenancy.reseal().await {
+        Ok(Rekeyed { resealed: 0, .. }) => {}
+        Ok(done) => info!(
+            secrets = done.resealed,
+            "encrypted anew with the newest key"
+        ),
+        Err(error) => {
+            warn!(%error, "not all secrets were encrypted anew; the older keys stay needed");
         }
     }
 }
@@ -403,13 +445,15 @@ struct AdminDoor(axum::Router);
 impl Handler for AdminDoor {
     type Body = axum::body::Body;
 
-    async fn handle(&self, request: Request<Incoming>, _: Peer, _: Head) -> Response<Self::Body> {
-        match self
-            .0
-            .clone()
-            .oneshot(request.map(axum::body::Body::new))
-            .await
-        {
+    async fn handle(
+        &self,
+        mut request: Request<Incoming>,
+        peer: Peer,
+        _: Head,
+    ) -> Response<Self::Body> {
+        request.extensions_mut().insert(peer);
+        let request = request.map(axum::body::Body::new);
+        match self.0.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }

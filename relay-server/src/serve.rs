@@ -8,11 +8,10 @@ use tracing::{info, warn};
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
-    relay::{Relay, Stores},
+    relay::{Relay, StartError, Stores},
     shutdown::Signals,
     store::{Due, Embedded, EmbeddedConfig, Settings, StoreError},
     supervisor, telemetry,
-    tenancy::SecretKey,
 };
 
 /// How long agents get to finish and leave.
@@ -29,8 +28,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut signals = Signals::take().context("cannot handle signals")?;
 
-    let key_file = config.key_file();
-    let key = SecretKey::read(&key_file)?;
+    let key = config.key_source().read().map_err(StartError::Key)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = open_stores(config, &clock).await?;
     let events = Arc::clone(&stores.events);

@@ -223,3 +223,60 @@ async fn init_changes_nothing_twice() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(fs::read(&config).unwrap(), before);
 }
+
+#[tokio::test]
+async fn the_key_for_secrets_is_rotated_while_events_come() {
+    let mut relay = Relay::start().await;
+    let journey = relay.journey("stripe").await;
+    let request = |body: &str| journey.post().body(body).stripe(&journey.source.secret);
+    let key_file = relay.data_dir().join("secret_key");
+    let old = fs::read_to_string(&key_file).unwrap();
+    let config = relay.data_dir().with_file_name("server.toml");
+    let rotate = format!("secret-key rotate --config {}", config.display());
+
+    let rotated = json(&relay, &rotate);
+    assert_eq!(rotated["resealed"], 1, "{rotated}");
+    let new = fs::read_to_string(&key_file).unwrap();
+    assert!(!new.contains(old.trim()) && new.lines().count() == 1);
+    let listed = json(&relay, "secret-key list");
+    assert_eq!(listed["data"][0]["secrets"], 1, "{listed}");
+    assert!(!listed.to_string().contains(new.trim()));
+    let audited = json(&relay, "audit list --action secret_keys.reload");
+    assert_eq!(audited["data"][0]["remote"], "127.0.0.1", "{audited}");
+    let exported = run(&relay, "audit export --action sources.create");
+    let exported: Value = serde_json::from_slice(&exported.stdout).unwrap();
+    assert_eq!(exported["tenant_name"], "acme", "{exported}");
+    relay.provider().send(&request("{}")).await.accepted();
+
+    // Neither a wrong key nor none starts anything, or changes anything.
+    relay.terminate().await;
+    relay.exit_code().await;
+    let serve = format!(
+        "serve --config {} --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+        config.display()
+    );
+    let refused = |says: &str| {
+        let output = run(&relay, &serve);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{stderr}");
+        assert!(
+            stderr.contains("E-SECRET-KEY") && stderr.contains(says),
+            "{stderr}"
+        );
+    };
+    fs::write(&key_file, &old).unwrap();
+    refused("1 stored secrets");
+    fs::remove_file(&key_file).unwrap();
+    refused("cannot read the key file");
+
+    // The new key as a further line is found, and the first one takes over.
+    fs::write(&key_file, format!("{old}{new}")).unwrap();
+    let mut mode = fs::metadata(&key_file).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
+    fs::set_permissions(&key_file, mode).unwrap();
+    relay.restart().await;
+    let listed = json(&relay, "secret-key list");
+    assert_eq!(listed["data"][0]["secrets"], 1, "{listed}");
+    assert_eq!(listed["data"][1]["secrets"], 0, "{listed}");
+    relay.provider().send(&request("{} ")).await.accepted();
+}

@@ -103,6 +103,14 @@ codes! {
         "Somebody else changed the resource in between, or something still needs it."
         "read the resource again and repeat the change if it is still wanted"
 
+        SecretKey "E-SECRET-KEY" Configuration
+        "The key for stored secrets cannot be used"
+        "Providers' secrets are encrypted at rest with a key that is kept apart from the data. It cannot \
+         be read, or stored secrets were encrypted with another one. Nothing was changed: neither the \
+         data nor the key."
+        "put the key that is named into the key file, as a further line, or correct the file. If it is lost for \
+         good, start with --allow-lost-secrets and give the sources new secrets"
+
         Method "E-METHOD" Failure
         "The method is not allowed here"
         "The source or the path exists but does not take this HTTP method."

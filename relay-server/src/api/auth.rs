@@ -55,7 +55,7 @@ impl FromRequestParts<ApiState> for Caller {
 }
 
 /// The valid token that a request carries, of any kind.
-fn authenticate(parts: &Parts, state: &ApiState) -> Result<Arc<Token>, Problem> {
+pub(super) fn authenticate(parts: &Parts, state: &ApiState) -> Result<Arc<Token>, Problem> {
     let unauthorised = || Problem::new(Code::Unauthorised);
     let header = parts
         .headers

@@ -3,6 +3,12 @@
 //! One file a resource. Whoever calls has a token; the token decides the tenant, and what belongs to
 //! another tenant answers exactly like what does not exist. Failures are [`Problem`]s.
 
+mod table;
+
+mod endpoints;
+
+mod gate;
+
 mod auth;
 
 mod extract;
@@ -29,11 +35,15 @@ mod route_test;
 
 mod tokens;
 
+mod secret_keys;
+
 mod events;
 
 mod explain;
 
 mod deliveries;
+
+mod audit_log;
 
 mod agents;
 
@@ -46,10 +56,13 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderValue, Uri, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
+use gate::Gate;
 use serde::Serialize;
+use table::BASE;
 use tracing::{error, warn};
 
 use crate::{
@@ -57,8 +70,8 @@ use crate::{
     ingress::Ingress,
     problem::{Code, Problem},
     session::Registry,
-    store::{Events, Queries, StoreError},
-    tenancy::{Tenancy, TenancyError},
+    store::{Events, Queries, Settings, StoreError},
+    tenancy::{KeySource, Tenancy, TenancyError},
 };
 
 /// The largest body of a request to the API, in bytes.
@@ -69,6 +82,8 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 pub struct ApiState {
     /// The settings.
     pub tenancy: Arc<Tenancy>,
+    /// Where they are kept, and the audit log with them.
+    pub settings: Arc<dyn Settings>,
     /// Replays and cancellations.
     pub events: Arc<dyn Events>,
     /// Lists.
@@ -81,93 +96,24 @@ pub struct ApiState {
     pub registry: Arc<Registry>,
     /// What providers see, without a final slash.
     pub public_url: String,
+    /// Where the keys for secrets at rest are.
+    pub key_source: KeySource,
 }
 
 /// Everything the admin listener answers.
 pub fn router(state: ApiState) -> Router {
-    let api = Router::new()
-        .route("/version", get(health::version))
-        .route("/tenants", get(tenants::list).post(tenants::create))
-        .route(
-            "/tenants/{tenant}",
-            get(tenants::show)
-                .patch(tenants::update)
-                .delete(tenants::delete),
-        )
-        .route("/sources", get(sources::list).post(sources::create))
-        .route(
-            "/sources/{source}",
-            get(sources::show)
-                .patch(sources::update)
-                .delete(sources::delete),
-        )
-        .route(
-            "/sources/{source}/rotate-secret",
-            post(sources::rotate_secret),
-        )
-        .route("/sources/{source}/test", post(test_events::send))
-        .route(
-            "/sources/{source}/handshake-secret",
-            get(sources::handshake_secret),
-        )
-        .route(
-            "/destinations",
-            get(destinations::list).post(destinations::create),
-        )
-        .route(
-            "/destinations/{destination}",
-            get(destinations::show)
-                .patch(destinations::update)
-                .delete(destinations::delete),
-        )
-        .route(
-            "/destinations/{destination}/signing-keys",
-            get(signing_keys::show),
-        )
-        .route(
-            "/destinations/{destination}/signing-keys/rotate",
-            post(signing_keys::rotate),
-        )
-        .route(
-            "/destinations/{destination}/pause",
-            post(destinations::pause),
-        )
-        .route(
-            "/destinations/{destination}/resume",
-            post(destinations::resume),
-        )
-        .route("/routes", get(routes::list).post(routes::create))
-        .route(
-            "/routes/{route}",
-            get(routes::show)
-                .patch(routes::update)
-                .delete(routes::delete),
-        )
-        .route("/routes/{route}/test", post(route_test::test))
-        .route("/tokens", get(tokens::list).post(tokens::create))
-        .route("/tokens/{token}", get(tokens::show).delete(tokens::delete))
-        .merge(events_router());
+    let table = endpoints::table();
+    let gate = Gate::new(state.clone(), table.operations());
+    let api = table.into_router();
     Router::new()
-        .nest("/api/v1", api)
+        .nest(BASE, api)
+        .route_layer(middleware::from_fn_with_state(gate, gate::pass))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(state)
-}
-
-/// What came, and what became of it.
-fn events_router() -> Router<ApiState> {
-    Router::new()
-        .route("/events", get(events::list))
-        .route("/events/{event}", get(events::show))
-        .route("/events/{event}/body", get(events::body))
-        .route("/events/{event}/explain", get(explain::show))
-        .route("/events/{event}/replay", post(events::replay))
-        .route("/deliveries", get(deliveries::list))
-        .route("/deliveries/{delivery}/attempts", get(deliveries::attempts))
-        .route("/deliveries/{delivery}/cancel", post(deliveries::cancel))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

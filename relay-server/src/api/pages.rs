@@ -32,6 +32,15 @@ impl<T> List<T> {
         }
     }
 
+    /// A page of rows that are numbered.
+    pub(super) fn numbered(data: Vec<T>, next: Option<u64>) -> Self {
+        Self {
+            data,
+            next_cursor: next.map(|next| next.to_string()),
+            has_more: next.is_some(),
+        }
+    }
+
     /// A page of the store.
     pub(super) fn from_page<R>(page: Page<R>, view: impl FnMut(R) -> T) -> Self {
         let next_cursor = page.next.map(|cursor| cursor.0);
@@ -59,6 +68,12 @@ pub(super) fn cursor(text: Option<String>) -> Result<Option<Cursor>, Problem> {
         }
         text => Ok(text.map(Cursor)),
     }
+}
+
+/// Where a caller wants to go on in a numbered list.
+pub(super) fn number_cursor(text: Option<&str>) -> Result<Option<u64>, Problem> {
+    let number = text.map(str::parse).transpose();
+    number.map_err(|_| bad("cursor", "is none that the relay gave out"))
 }
 
 /// Which page of settings a caller wants.

@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
-    DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs, PolicyArgs,
-    RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs, SourceCommand, TenantCommand,
-    TestArgs, TokenCommand,
+    AuditCommand, DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs,
+    PolicyArgs, RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs, SourceCommand,
+    TenantCommand, TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -32,7 +32,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn new(method: Method, path: &[&str], show: Show) -> Self {
+    pub(super) fn new(method: Method, path: &[&str], show: Show) -> Self {
         let path = path.iter().map(|segment| format!("/{}", encode(segment)));
         Self {
             method,
@@ -51,7 +51,7 @@ impl Call {
         Self::new(Method::DELETE, path, Show::Deleted)
     }
 
-    fn post(path: &[&str], body: Value) -> Self {
+    pub(super) fn post(path: &[&str], body: Value) -> Self {
         let mut call = Self::new(Method::POST, path, Show::Item);
         call.body = Some(body);
         call
@@ -521,6 +521,23 @@ pub(super) fn deliveries(command: DeliveriesCommand) -> Result<Call, Failure> {
             Call::post(&["deliveries", &delivery, "cancel"], json!({}))
         }
     })
+}
+
+pub(super) fn audit(command: AuditCommand) -> Call {
+    let (call, filter) = match command {
+        AuditCommand::List { filter, page } => {
+            (Call::list(&["audit-log"], page, Show::Audit), filter)
+        }
+        AuditCommand::Export { filter } => {
+            let path = ["audit-log", "export"];
+            (Call::new(Method::GET, &path, Show::Raw), filter)
+        }
+    };
+    call.with("actor", filter.actor)
+        .with("action", filter.action)
+        .with("resource", filter.resource)
+        .with("since", filter.since)
+        .with("until", filter.until)
 }
 
 fn read_secrets(args: &SecretArgs) -> Result<Vec<String>, Failure> {

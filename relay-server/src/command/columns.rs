@@ -45,6 +45,22 @@ pub(super) const TOKENS: &[Column] = &[
     ("ID", |v| text(v, "id")),
 ];
 
+pub(super) const SECRET_KEYS: &[Column] = &[
+    ("ID", |v| text(v, "id")),
+    ("NEWEST", |v| text(v, "newest")),
+    ("SECRETS", |v| text(v, "secrets")),
+];
+
+pub(super) const AUDIT: &[Column] = &[
+    ("AT", |v| text(v, "at")),
+    ("TENANT", |v| text(v, "tenant_name")),
+    ("TOKEN", |v| text(v.get("actor").unwrap_or(v), "name")),
+    ("FROM", |v| text(v, "remote")),
+    ("ACTION", |v| text(v, "action")),
+    ("TARGET", |v| text(v, "target")),
+    ("STATUS", |v| text(v, "status")),
+];
+
 pub(super) const EVENTS: &[Column] = &[
     ("ID", |v| text(v, "id")),
     ("RECEIVED", |v| text(v, "received_at")),

@@ -15,8 +15,9 @@ use crate::{
     args::InitArgs,
     clock::{Clock as _, SystemClock},
     config::{Config, DEFAULT_PATH, Overrides},
+    problem::Code,
     store::{Settings, StoreError},
-    tenancy::{SecretKey, TenancyError, create_operator_token},
+    tenancy::{KeySource, SecretKey, TenancyError, create_operator_token},
 };
 
 /// The documented configuration file.
@@ -51,8 +52,12 @@ where
 {
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
     let config = planned(args, path)?;
+    let key_source = config.key_source();
     let key_file = config.key_file();
-    if key_file.exists() {
+    if let KeySource::Variable(_) = key_source {
+        let read = key_source.read();
+        read.map_err(|error| Failure::coded(Code::SecretKey, error.to_string()))?;
+    } else if key_file.exists() {
         return Err(Failure::Plain(format!(
             "{} exists, so this relay was initialised before; nothing was changed",
             key_file.display()
@@ -72,21 +77,29 @@ where
             config.data_dir.display()
         ))
     })?;
-    SecretKey::create(&key_file).map_err(|error| cannot_write(&key_file, &error))?;
+    let makes_key = matches!(key_source, KeySource::File(_));
+    if makes_key {
+        SecretKey::create(&key_file).map_err(|error| cannot_write(&key_file, &error))?;
+    }
     let token = create_operator_token(&*settings, TOKEN_NAME, SystemClock.now()).await;
     let token = match token {
         Ok(token) => token,
         Err(error) => {
             // Nothing is encrypted with the new key yet, and left behind it would block a second try.
-            let _ = fs::remove_file(&key_file);
+            if makes_key {
+                let _ = fs::remove_file(&key_file);
+            }
             return Err(no_token(&config, &error));
         }
     };
     tell(&format!("data directory: {}\n", config.data_dir.display()));
-    tell(&format!(
-        "key file: {} (back it up apart from the data)\n",
-        key_file.display()
-    ));
+    match key_source {
+        KeySource::Variable(name) => tell(&format!("key: from {name}\n")),
+        KeySource::File(_) => tell(&format!(
+            "key file: {} (back it up apart from the data)\n",
+            key_file.display()
+        )),
+    }
     let note = if wrote_config { "" } else { " (was there)" };
     tell(&format!("configuration: {}{note}\n", path.display()));
     match &args.token_file {

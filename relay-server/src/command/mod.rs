@@ -12,6 +12,8 @@ mod story;
 
 mod init;
 
+mod secret_key;
+
 mod upkeep;
 
 pub use init::run as init;
@@ -28,6 +30,7 @@ use crate::{
     args::{Command, ConfigCommand, Connection},
     config::{ConfigError, Loaded, Overrides},
     problem::{self, Code},
+    relay::StartError,
 };
 
 /// Why a command failed, and the exit code that says so.
@@ -54,6 +57,17 @@ impl Failure {
         Self::Coded {
             code,
             text: text.into(),
+        }
+    }
+
+    /// Why `serve` ended.
+    pub fn from_start(error: &anyhow::Error) -> Self {
+        let text = format!("{error:#}");
+        match error.downcast_ref() {
+            Some(StartError::Key(_) | StartError::MissingKey(_)) => {
+                Self::coded(Code::SecretKey, text)
+            }
+            _ => Self::Plain(text),
         }
     }
 
@@ -109,6 +123,8 @@ pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
         Command::Token(it) => talk(&it.connection, calls::token(it.command)).await,
         Command::Events(it) => talk(&it.connection, calls::events(it.command)).await,
         Command::Deliveries(it) => talk(&it.connection, calls::deliveries(it.command)).await,
+        Command::Audit(it) => talk(&it.connection, Ok(calls::audit(it.command))).await,
+        Command::SecretKey(it) => secret_key::run(it, config).await,
         Command::Config(args) => match args.command {
             ConfigCommand::Check(args) => check_config(config, &args.overrides),
             ConfigCommand::Show(args) => show_config(config, &args.overrides),

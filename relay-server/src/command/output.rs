@@ -58,6 +58,10 @@ pub(super) enum Show {
     Replayed,
     /// As a table.
     SigningKeys,
+    /// As a table.
+    SecretKeys,
+    /// As a table.
+    Audit,
     /// In a sentence.
     RouteTest,
     /// As a timeline.
@@ -82,6 +86,8 @@ impl Show {
             Self::Events => columns::EVENTS,
             Self::Deliveries => columns::DELIVERIES,
             Self::Attempts => columns::ATTEMPTS,
+            Self::Audit => columns::AUDIT,
+            Self::SecretKeys => columns::SECRET_KEYS,
             Self::SigningKeys => columns::SIGNING_KEYS,
             Self::Replayed => columns::REPLAYED,
         }

@@ -13,7 +13,7 @@ use crate::{
     ingress::Ingress,
     lifecycle::Meaning,
     store::{Due, Settings, memory::Memory},
-    tenancy::{OldSignatures, SecretKey, Tenancy, TenancyConfig, create_operator_token},
+    tenancy::{KeySource, OldSignatures, SecretKey, Tenancy, TenancyConfig, create_operator_token},
 };
 
 /// An API over real sockets, and the files a person at the command line has.
@@ -40,8 +40,10 @@ impl Desk {
             dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
             tenancy: Arc::clone(&tenancy),
             events: store.clone(),
-            queries: store,
+            queries: store.clone(),
+            settings: store,
             public_url: "http://relay".to_owned(),
+            key_source: KeySource::File("/nonexistent/secret_key".into()),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

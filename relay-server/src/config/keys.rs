@@ -89,6 +89,12 @@ pub const KEYS: &[Key] = &[
         "The key that encrypts providers' secrets [default: secret_key in the data directory]",
     ),
     key(
+        "allow_lost_secrets",
+        Shape::Switch,
+        "BOOL",
+        "Start although stored secrets need a key that is lost; their sources answer 503",
+    ),
+    key(
         "keys_dir",
         Shape::Text,
         "DIR",

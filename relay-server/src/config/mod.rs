@@ -24,7 +24,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{BODY_BYTES_MAX, IpRange, TenancyConfig};
+use crate::tenancy::{BODY_BYTES_MAX, IpRange, KeySource, TenancyConfig};
+
+/// The variable that may hold the keys themselves, for platforms that hand secrets over in the
+/// environment.
+pub const SECRET_KEY_VARIABLE: &str = "HOOKFERRY_SECRET_KEY";
 
 /// Everything the operator can choose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub struct Config {
     /// The key that encrypts providers' secrets, if not `secret_key` in the data directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// Whether to start although stored secrets need a key that is lost.
+    pub allow_lost_secrets: bool,
     /// Providers' public keys for networks without a way out; none if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_dir: Option<PathBuf>,
@@ -129,6 +135,7 @@ impl Default for Config {
             node_name: None,
             data_dir: PathBuf::from("/var/lib/hookferry"),
             key_file: None,
+            allow_lost_secrets: false,
             keys_dir: None,
             tls_cert: None,
             tls_key: None,
@@ -206,6 +213,15 @@ impl Config {
             .map(|directory| PathBuf::from(directory).join("secret_key"))
             .filter(|path| path.exists());
         credential.unwrap_or_else(|| self.data_dir.join("secret_key"))
+    }
+
+    /// Where the keys for providers' secrets are: in the variable `HOOKFERRY_SECRET_KEY` if it is set,
+    /// else in [`Self::key_file`].
+    pub fn key_source(&self) -> KeySource {
+        match std::env::var_os(SECRET_KEY_VARIABLE).filter(|text| !text.is_empty()) {
+            Some(_) => KeySource::Variable(SECRET_KEY_VARIABLE),
+            None => KeySource::File(self.key_file()),
+        }
     }
 
     /// The part of [`crate::tenancy`].

@@ -185,7 +185,7 @@ impl Ingress {
 
     /// The address a request really came from: behind a trusted proxy, the last address that the
     /// proxy did not trust itself.
-    fn remote(&self, headers: &HeaderMap, peer: Peer) -> IpAddr {
+    pub(crate) fn remote(&self, headers: &HeaderMap, peer: Peer) -> IpAddr {
         let trusted = |ip: IpAddr| {
             self.config
                 .trusted_proxies

@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 
 use super::{
-    Adopted, Appended, AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth,
-    DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events, Held, Lease, LeaseInfo,
-    LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Repeats, Replay,
-    Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    Adopted, Appended, AttemptRecord, AuditFilter, AuditRecord, Cursor, DeliveryFilter,
+    DeliverySummary, Depth, DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events,
+    Held, Lease, LeaseInfo, LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put,
+    Queries, Repeats, Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement,
+    StoreError, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -44,6 +45,7 @@ struct Inner {
     /// Provider ids: until when, and which event came first.
     remembered: HashMap<(SourceId, String), (Timestamp, EventId)>,
     resources: Vec<(Resource, bool)>,
+    audit: Vec<AuditRecord>,
     /// Whose turn it is at each destination.
     turns: HashMap<DestinationKey, Turns>,
     /// Keys that have stopped, and since when.
@@ -943,5 +945,27 @@ impl Settings for Memory {
             .iter()
             .filter(|(it, removed)| it.kind == kind && *removed);
         Ok(removed.map(|(it, _)| (it.id, it.tenant)).collect())
+    }
+
+    async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
+        let mut inner = self.open()?;
+        inner.audit.push(record);
+        Ok(inner.audit.len() as u64)
+    }
+
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, AuditRecord)>, StoreError> {
+        let inner = self.open()?;
+        let numbered = inner.audit.iter().enumerate().rev();
+        let numbered = numbered.map(|(index, record)| (index as u64 + 1, record));
+        let found = numbered.filter(|(seq, record)| {
+            before.is_none_or(|before| *seq < before) && filter.takes(record)
+        });
+        let found = found.map(|(seq, record)| (seq, record.clone()));
+        Ok(found.take(limit as usize).collect())
     }
 }

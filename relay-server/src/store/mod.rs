@@ -17,6 +17,8 @@ mod queries;
 
 mod settings;
 
+mod audit;
+
 pub mod embedded;
 
 #[cfg(any(test, feature = "testing"))]
@@ -25,6 +27,7 @@ pub mod memory;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 
+pub use audit::{AUDIT_RECORDS_MAX, AuditFilter, AuditRecord};
 pub use due::Due;
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::StoreError;

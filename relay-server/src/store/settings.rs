@@ -6,7 +6,7 @@ use std::fmt;
 use async_trait::async_trait;
 use protocol::id::TenantId;
 
-use super::StoreError;
+use super::{AuditFilter, AuditRecord, StoreError};
 use crate::clock::Timestamp;
 
 /// What a document describes.
@@ -91,4 +91,16 @@ pub trait Settings: fmt::Debug + Send + Sync + 'static {
         &self,
         kind: ResourceKind,
     ) -> Result<Vec<(u128, Option<TenantId>)>, StoreError>;
+
+    /// Appends to the audit log; durable before this returns. Gives the record's number.
+    async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError>;
+
+    /// Records of the audit log with their numbers, newest first: at most `limit` of those below
+    /// `before`.
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, AuditRecord)>, StoreError>;
 }

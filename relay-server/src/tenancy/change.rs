@@ -136,7 +136,12 @@ impl Tenancy {
     /// Shows new settings to everybody.
     pub(super) fn publish(&self, records: Records) {
         let previous = self.directory.load();
-        let next = Directory::build(records, &previous, &self.key, &self.config.provider_keys);
+        let next = Directory::build(
+            records,
+            &previous,
+            &self.key.load(),
+            &self.config.provider_keys,
+        );
         self.directory.store(Arc::new(next));
         self.changes.send_modify(|count| *count += 1);
     }

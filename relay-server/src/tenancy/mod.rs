@@ -12,6 +12,8 @@ mod ip_range;
 
 pub mod secrets;
 
+mod rekey;
+
 mod token;
 
 mod source;
@@ -46,8 +48,9 @@ pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
+pub use rekey::{CheckKeyError, MissingKey, Rekeyed, check_key};
 pub use routing::{Routed, Routing};
-pub use secrets::{KeyFileError, SecretKey};
+pub use secrets::{KeyError, KeySource, SecretKey, read_private};
 pub use service::{NewSource, Tenancy, TenancyConfig};
 pub use signing::{
     OVERLAP_DEFAULT, OVERLAP_MAX, OldSignatures, Signer, SigningKey, SigningKeyText,

@@ -21,7 +21,10 @@ use zeroize::Zeroizing;
 const KEY_BYTES: usize = 32;
 
 /// The longest key file that is read, in bytes.
-const KEY_FILE_BYTES_MAX: u64 = 1024;
+const KEY_FILE_BYTES_MAX: u64 = 4096;
+
+/// Keys of one file: the one that seals, and those it took over from.
+const KEYS_MAX: usize = 16;
 
 /// The version of the encrypted form.
 const VERSION: &str = "v1";
@@ -61,6 +64,13 @@ impl Sealed {
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
+
+    /// The id of the key that it was sealed with; `None` if it has not the form this version writes.
+    pub fn key_id(&self) -> Option<&str> {
+        let mut parts = self.0.splitn(3, ':');
+        let is_known = parts.next() == Some(VERSION);
+        parts.next().filter(|_| is_known)
+    }
 }
 
 impl fmt::Debug for Sealed {
@@ -76,7 +86,7 @@ pub enum OpenError {
     #[error("the stored secret is not in a form this version knows")]
     Malformed,
     /// Sealed with a key that is not here.
-    #[error("the stored secret was sealed with key {0}, which is not the relay's key")]
+    #[error("the stored secret was sealed with key {0}, which is none of the relay's keys")]
     OtherKey(String),
     /// Changed, or moved from another place.
     #[error("the stored secret was changed or belongs to another resource")]
@@ -88,8 +98,14 @@ pub enum OpenError {
 #[error("the operating system gives no random numbers")]
 pub struct NoRandomness;
 
-/// The key that seals secrets.
+/// The key that seals secrets, and older ones that still open what they sealed.
 pub struct SecretKey {
+    newest: Generation,
+    older: Vec<Generation>,
+}
+
+/// One key.
+struct Generation {
     id: String,
     key: LessSafeKey,
 }
@@ -97,14 +113,13 @@ pub struct SecretKey {
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretKey")
-            .field("id", &self.id)
+            .field("ids", &self.ids().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }
 
-impl SecretKey {
-    /// Uses 32 bytes as the key.
-    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+impl Generation {
+    fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
         let unbound = UnboundKey::new(&AES_256_GCM, bytes)
             .unwrap_or_else(|_| unreachable!("AES-256 takes any {KEY_BYTES} bytes"));
         let mut named = Zeroizing::new(b"hookferry key id".to_vec());
@@ -115,31 +130,50 @@ impl SecretKey {
             key: LessSafeKey::new(unbound),
         }
     }
+}
 
-    /// Reads the key from its file: 64 hex digits.
+impl SecretKey {
+    /// Uses 32 bytes as the only key.
+    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        Self {
+            newest: Generation::from_bytes(bytes),
+            older: Vec::new(),
+        }
+    }
+
+    /// Reads keys as text: 64 hex digits each, a line each, the one that seals first. `None` if it is
+    /// anything else.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let mut keys = lines.filter(|line| !line.is_empty()).map(|line| {
+            let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+            hex::decode_to_slice(line, &mut *bytes).ok()?;
+            Some(Generation::from_bytes(&bytes))
+        });
+        let newest = keys.next()??;
+        let older: Vec<_> = keys.collect::<Option<_>>()?;
+        (older.len() < KEYS_MAX).then_some(Self { newest, older })
+    }
+
+    /// Reads the keys from their file; see [`SecretKey::parse`].
     ///
     /// # Errors
     ///
-    /// [`KeyFileError`] says what to do about the file.
-    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let failed = |source| KeyFileError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let metadata = fs::metadata(path).map_err(failed)?;
-        // What systemd hands over as a credential is readable for its group, and guarded by its directory.
-        let is_credential = path.starts_with("/run/credentials");
-        if metadata.permissions().mode() & 0o077 != 0 && !is_credential {
-            return Err(KeyFileError::Exposed(path.to_owned()));
-        }
-        let malformed = || KeyFileError::Malformed(path.to_owned());
-        if metadata.len() > KEY_FILE_BYTES_MAX {
-            return Err(malformed());
-        }
-        let text = Zeroizing::new(fs::read(path).map_err(failed)?);
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        hex::decode_to_slice(text.trim_ascii(), &mut *bytes).map_err(|_| malformed())?;
-        Ok(Self::from_bytes(&bytes))
+    /// [`KeyError`] says what to do about the file.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let text = read_private(path)?;
+        Self::parse(&text).ok_or_else(|| KeyError::Malformed(path.to_owned()))
+    }
+
+    /// The name of the key that seals: a digest, which tells nothing of the key.
+    pub fn id(&self) -> &str {
+        &self.newest.id
+    }
+
+    /// The names of all keys, the one that seals first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let older = self.older.iter().map(|key| key.id.as_str());
+        std::iter::once(self.id()).chain(older)
     }
 
     /// Writes a new random key to a file that only its owner can read. Never replaces a file.
@@ -148,11 +182,7 @@ impl SecretKey {
     ///
     /// `AlreadyExists`, or whatever the file system says.
     pub fn create(path: &Path) -> io::Result<()> {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        SystemRandom::new()
-            .fill(&mut *bytes)
-            .map_err(|_| io::Error::other(NoRandomness))?;
-        let text = Zeroizing::new(hex::encode(*bytes));
+        let text = Self::generate().map_err(io::Error::other)?;
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -161,6 +191,19 @@ impl SecretKey {
         file.write_all(text.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()
+    }
+
+    /// A new random key, as the text of a key file.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`]: make no key then.
+    pub fn generate() -> Result<Zeroizing<String>, NoRandomness> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        SystemRandom::new()
+            .fill(&mut *bytes)
+            .map_err(|_| NoRandomness)?;
+        Ok(Zeroizing::new(hex::encode(*bytes)))
     }
 
     /// Encrypts a secret for one place.
@@ -175,7 +218,8 @@ impl SecretKey {
             .map_err(|_| NoRandomness)?;
         let mut sealed = nonce.to_vec();
         let mut content = secret.to_vec();
-        self.key
+        self.newest
+            .key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 place.to_aad(),
@@ -183,7 +227,7 @@ impl SecretKey {
             )
             .map_err(|_| NoRandomness)?;
         sealed.append(&mut content);
-        let text = format!("{VERSION}:{}:{}", self.id, STANDARD.encode(sealed));
+        let text = format!("{VERSION}:{}:{}", self.id(), STANDARD.encode(sealed));
         Ok(Sealed(text))
     }
 
@@ -199,15 +243,16 @@ impl SecretKey {
         else {
             return Err(OpenError::Malformed);
         };
-        if key_id != self.id {
+        let mut keys = std::iter::once(&self.newest).chain(&self.older);
+        let Some(generation) = keys.find(|generation| generation.id == key_id) else {
             return Err(OpenError::OtherKey(key_id.chars().take(16).collect()));
-        }
+        };
         let bytes = STANDARD.decode(encoded).map_err(|_| OpenError::Malformed)?;
         let Some((nonce, content)) = bytes.split_first_chunk::<NONCE_LEN>() else {
             return Err(OpenError::Malformed);
         };
         let mut content = Zeroizing::new(content.to_vec());
-        let length = self
+        let length = generation
             .key
             .open_in_place(
                 Nonce::assume_unique_for_key(*nonce),
@@ -221,9 +266,58 @@ impl SecretKey {
     }
 }
 
-/// Why the key file cannot be used.
+/// Where the keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// A variable of the environment, for platforms that hand secrets over there.
+    Variable(&'static str),
+    /// A file, which may be a credential of systemd.
+    File(PathBuf),
+}
+
+impl KeySource {
+    /// Reads the keys, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] says what to do.
+    pub fn read(&self) -> Result<SecretKey, KeyError> {
+        match self {
+            Self::File(path) => SecretKey::read(path),
+            Self::Variable(name) => {
+                let text = std::env::var_os(name).unwrap_or_default();
+                let text = Zeroizing::new(text.into_encoded_bytes());
+                SecretKey::parse(&text).ok_or(KeyError::Variable(name))
+            }
+        }
+    }
+}
+
+/// The content of a small file that only its owner can read.
+///
+/// # Errors
+///
+/// [`KeyError`] says what to do about the file.
+pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let failed = |source| KeyError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    // What systemd hands over as a credential is readable for its group, and guarded by its directory.
+    let is_credential = path.starts_with("/run/credentials");
+    if metadata.permissions().mode() & 0o077 != 0 && !is_credential {
+        return Err(KeyError::Exposed(path.to_owned()));
+    }
+    if metadata.len() > KEY_FILE_BYTES_MAX {
+        return Err(KeyError::Malformed(path.to_owned()));
+    }
+    Ok(Zeroizing::new(fs::read(path).map_err(failed)?))
+}
+
+/// Why the key cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
+pub enum KeyError {
     /// It cannot be read.
     #[error("cannot read the key file {path}; `relay-server init` creates one")]
     Read {
@@ -236,8 +330,13 @@ pub enum KeyFileError {
     #[error("the key file {0} can be read by others; run: chmod 600 {0}")]
     Exposed(PathBuf),
     /// It holds no key.
-    #[error("the key file {0} does not hold 64 hex digits; restore it from your backup")]
+    #[error(
+        "the key file {0} does not hold keys of 64 hex digits, one a line; restore it from your backup"
+    )]
     Malformed(PathBuf),
+    /// The variable holds no key.
+    #[error("{0} does not hold keys of 64 hex digits, one a line")]
+    Variable(&'static str),
 }
 
 #[cfg(test)]
@@ -311,6 +410,32 @@ mod tests {
     }
 
     #[test]
+    fn older_keys_open_and_the_newest_seals() {
+        let (old, new) = ("07".repeat(32), "08".repeat(32));
+        let sealed = SecretKey::from_bytes(&[7; 32])
+            .seal(place(1, 2, "secret"), b"s3cret")
+            .unwrap();
+        let both = SecretKey::parse(format!("{new}\n{old}\n").as_bytes()).unwrap();
+
+        assert_eq!(
+            *both.open(place(1, 2, "secret"), &sealed).unwrap(),
+            b"s3cret"
+        );
+        let again = both.seal(place(1, 2, "secret"), b"s3cret").unwrap();
+        let alone = SecretKey::parse(new.as_bytes()).unwrap();
+        assert_eq!(again.key_id(), Some(alone.id()));
+        assert!(alone.open(place(1, 2, "secret"), &again).is_ok());
+        assert!(matches!(
+            alone.open(place(1, 2, "secret"), &sealed),
+            Err(OpenError::OtherKey(_))
+        ));
+        let many = format!("{new}\n").repeat(KEYS_MAX + 1);
+        for text in ["", "\n", &old[1..], &format!("{old}\nx"), &many] {
+            assert!(SecretKey::parse(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn nothing_secret_is_shown() {
         let key = SecretKey::from_bytes(&[7; 32]);
         let sealed = key.seal(place(1, 2, "secret"), b"canary").unwrap();
@@ -334,23 +459,17 @@ mod tests {
             SecretKey::create(&path).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
         );
-        assert_eq!(SecretKey::read(&path).unwrap().id, first.id);
+        assert_eq!(SecretKey::read(&path).unwrap().id(), first.id());
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(
-            SecretKey::read(&path),
-            Err(KeyFileError::Exposed(_))
-        ));
+        assert!(matches!(SecretKey::read(&path), Err(KeyError::Exposed(_))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "not a key").unwrap();
         assert!(matches!(
             SecretKey::read(&path),
-            Err(KeyFileError::Malformed(_))
+            Err(KeyError::Malformed(_))
         ));
         fs::remove_file(&path).unwrap();
-        assert!(matches!(
-            SecretKey::read(&path),
-            Err(KeyFileError::Read { .. })
-        ));
+        assert!(matches!(SecretKey::read(&path), Err(KeyError::Read { .. })));
     }
 }

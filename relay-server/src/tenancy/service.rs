@@ -73,7 +73,7 @@ pub struct NewSource {
 pub struct Tenancy {
     pub(super) settings: Arc<dyn Settings>,
     pub(super) events: Arc<dyn Events>,
-    pub(super) key: SecretKey,
+    pub(super) key: ArcSwap<SecretKey>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: TenancyConfig,
     pub(super) directory: ArcSwap<Directory>,
@@ -106,7 +106,7 @@ impl Tenancy {
         let tenancy = Self {
             settings,
             events,
-            key,
+            key: ArcSwap::from_pointee(key),
             clock,
             config,
             directory: ArcSwap::default(),
@@ -671,7 +671,10 @@ impl Tenancy {
         secret: &Secret,
         by_handshake: bool,
     ) -> Result<SourceSecret, TenancyError> {
-        let sealed = self.key.seal(secret_place(source), secret.expose())?;
+        let sealed = self
+            .key
+            .load()
+            .seal(secret_place(source), secret.expose())?;
         Ok(SourceSecret {
             sealed,
             added_at: self.clock.now(),
@@ -680,7 +683,7 @@ impl Tenancy {
     }
 
     pub(super) fn open_secrets(&self, source: &Source) -> Result<Vec<Secret>, TenancyError> {
-        open_secrets(source, &self.key)
+        open_secrets(source, &self.key.load())
             .map_err(|why| TenancyError::Invalid(Invalid::new("secret", why)))
     }
 }

@@ -105,7 +105,7 @@ impl fmt::Debug for SigningKeyText {
 }
 
 /// Where the keys of a destination belong.
-fn place(destination: &Destination) -> Place<'static> {
+pub(super) fn place(destination: &Destination) -> Place<'static> {
     Place {
         tenant: destination.tenant,
         resource: destination.id.as_u128(),
@@ -241,7 +241,7 @@ impl Tenancy {
         }
         let mut change = Change::begin(self).await?;
         let mut destination = own_destination(&change, tenant, id)?;
-        destination.add_signing_key(&self.key, self.clock.now(), overlap)?;
+        destination.add_signing_key(&self.key.load(), self.clock.now(), overlap)?;
         let version = destination.revision.version;
         change.put(destination, Some(version)).await
     }
@@ -256,7 +256,7 @@ impl Tenancy {
         destination: &Destination,
     ) -> Result<Vec<(SigningKey, SigningKeyText)>, TenancyError> {
         let now = self.clock.now();
-        let mut keys = destination.open_signing_keys(&self.key)?;
+        let mut keys = destination.open_signing_keys(&self.key.load())?;
         keys.retain(|(key, _)| key.until.is_none_or(|until| until > now));
         Ok(keys)
     }
@@ -267,7 +267,7 @@ impl Tenancy {
         destination: &mut Destination,
     ) -> Result<(), NoRandomness> {
         if destination.lacks_signing_key() {
-            destination.add_signing_key(&self.key, self.clock.now(), Duration::ZERO)?;
+            destination.add_signing_key(&self.key.load(), self.clock.now(), Duration::ZERO)?;
         }
         Ok(())
     }

@@ -396,6 +396,67 @@ async fn the_first_operator_token_is_made_once() {
 }
 
 #[tokio::test]
+async fn another_key_takes_over_and_a_missing_one_is_noticed() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let source = world.source(tenant, "stripe").await;
+    let policy = DestinationPolicy {
+        old_signatures: OldSignatures::Add,
+        ..DestinationPolicy::default()
+    };
+    let created = world.tenancy.create_destination(tenant, "billing", policy);
+    let destination = created.await.unwrap();
+    let shown = world.tenancy.signing_keys(&destination).unwrap()[0]
+        .1
+        .clone();
+    let key = |lines: &[&str]| {
+        let lines: Vec<_> = lines.iter().map(|byte| byte.repeat(32)).collect();
+        SecretKey::parse(lines.join("\n").as_bytes()).unwrap()
+    };
+    let needed = |world: &World| -> Vec<usize> {
+        let keys = world.tenancy.secret_keys().into_iter();
+        keys.map(|(_, secrets)| secrets).collect()
+    };
+    assert_eq!(needed(&world), [2]);
+
+    let before = world.store.load().await.unwrap();
+    let missing = check_key(&*world.store, &key(&["02"])).await;
+    assert!(matches!(
+        missing,
+        Err(CheckKeyError::Missing(MissingKey { count: 2, .. }))
+    ));
+    let refused = world.tenancy.take_key(key(&["02"])).await;
+    assert!(
+        matches!(refused, Err(TenancyError::Invalid(_))),
+        "{refused:?}"
+    );
+    assert_eq!(world.store.load().await.unwrap(), before, "nothing changed");
+
+    check_key(&*world.store, &key(&["02", "01"])).await.unwrap();
+    let done = world.tenancy.take_key(key(&["02", "01"])).await.unwrap();
+    assert_eq!(
+        done,
+        Rekeyed {
+            resealed: 2,
+            left: 0
+        }
+    );
+    assert_eq!(needed(&world), [2, 0]);
+    let again = world.tenancy.reseal().await.unwrap();
+    assert_eq!(again, Rekeyed::default());
+
+    // The old key is not needed any more, and nothing was lost.
+    world.tenancy.take_key(key(&["02"])).await.unwrap();
+    check_key(&*world.store, &key(&["02"])).await.unwrap();
+    let directory = Arc::clone(&world.tenancy.directory());
+    let source = &directory.source(tenant, source.id).unwrap().source;
+    let secrets = world.tenancy.open_secrets(source).unwrap();
+    assert_eq!(secrets[0].expose(), b"whsec_one");
+    let destination = directory.destination(tenant, destination.id).unwrap();
+    assert_eq!(world.tenancy.signing_keys(destination).unwrap()[0].1, shown);
+}
+
+#[tokio::test]
 async fn a_listener_gets_a_destination_that_ends_with_it() {
     let world = World::new().await;
     let tenant = world.tenant("acme").await;

@@ -1,9 +1,11 @@
 //! Settings.
 
+use protocol::id::TenantId;
+
 use super::{STRANGER, Stage, TENANT};
 use crate::{
     clock::Timestamp,
-    store::{Put, Resource, ResourceKind},
+    store::{AuditFilter, AuditRecord, Put, Resource, ResourceKind},
 };
 
 fn source(id: u128, name: &str) -> Resource {
@@ -109,5 +111,91 @@ pub async fn a_stale_change_conflicts(stage: &mut Stage) {
     ] {
         let put = settings.put(source(id, "c"), expected).await;
         assert_eq!(put, Ok(Put::Conflict { current }), "{expected:?} {id}");
+    }
+}
+
+fn record(
+    at: u64,
+    tenant: Option<TenantId>,
+    actor: &str,
+    action: &str,
+    resource: &str,
+) -> AuditRecord {
+    AuditRecord {
+        at: Timestamp(at),
+        tenant,
+        actor: actor.to_owned(),
+        actor_name: "laptop".to_owned(),
+        operator: false,
+        action: action.to_owned(),
+        target: "/sources".to_owned(),
+        resource: Some(resource.to_owned()),
+        status: 201,
+        remote: Some([192, 0, 2, 1].into()),
+        request: "req_1".to_owned(),
+    }
+}
+
+/// The audit log keeps what it was told, in order, and tells tenants apart.
+pub async fn what_was_done_is_kept_and_found(stage: &mut Stage) {
+    let records = [
+        record(1, Some(TENANT), "tok_a", "sources.create", "src_1"),
+        record(2, Some(STRANGER), "tok_b", "sources.create", "src_2"),
+        record(3, None, "tok_c", "tenants.delete", "ten_1"),
+        record(4, Some(TENANT), "tok_c", "sourcess.update", "src_1"),
+        record(5, Some(TENANT), "tok_a", "sources.update", "src_1"),
+    ];
+    for record in &records {
+        let settings = stage.store.settings.clone();
+        settings.append_audit(record.clone()).await.unwrap();
+    }
+    stage.pause().await;
+    let settings = stage.store.settings.clone();
+    let all = AuditFilter::default();
+    let kept = settings.audit(&all, None, 9).await.unwrap();
+    let expected: Vec<_> = records.iter().rev().cloned().collect();
+    assert_eq!(
+        kept.iter().map(|(_, it)| it.clone()).collect::<Vec<_>>(),
+        expected
+    );
+    let rest = settings.audit(&all, Some(kept[1].0), 2).await.unwrap();
+    assert_eq!(rest, kept[2..4]);
+
+    let filter = |tenant: Option<TenantId>, change: fn(&mut AuditFilter)| {
+        let mut filter = AuditFilter {
+            tenant,
+            ..AuditFilter::default()
+        };
+        change(&mut filter);
+        filter
+    };
+    let (own, strange) = (Some(TENANT), Some(STRANGER));
+    let cases: [(AuditFilter, &[u64]); 7] = [
+        (filter(own, |_| {}), &[5, 4, 1]),
+        (filter(strange, |_| {}), &[2]),
+        (filter(None, |it| it.actor = Some("tok_c".into())), &[4, 3]),
+        (
+            filter(own, |it| it.action = Some("sources".into())),
+            &[5, 1],
+        ),
+        (
+            filter(None, |it| it.action = Some("sources.update".into())),
+            &[5],
+        ),
+        (
+            filter(strange, |it| it.resource = Some("src_1".into())),
+            &[],
+        ),
+        (
+            filter(None, |it| {
+                (it.since, it.until) = (Some(Timestamp(2)), Some(Timestamp(4)))
+            }),
+            &[3, 2],
+        ),
+    ];
+    for (filter, expected) in cases {
+        let found = settings.audit(&filter, None, 9).await.unwrap();
+        let at: Vec<_> = found.iter().map(|(_, record)| record.at.0).collect();
+        assert_eq!(at, expected, "{filter:?}");
     }
 }

@@ -418,6 +418,7 @@ macro_rules! store_conformance {
                 a_resource_is_stored_replaced_and_removed,
                 names_are_unique_among_the_living,
                 a_stale_change_conflicts,
+                what_was_done_is_kept_and_found,
             }
         );
     };

@@ -14,6 +14,8 @@ mod projection;
 
 mod settings;
 
+mod audit;
+
 mod settings_only;
 
 mod core;
@@ -52,8 +54,9 @@ pub use self::{
     open::OpenError,
 };
 use super::{
-    Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, NewEvent, Parked, Put,
-    Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement, StoreError, Want,
+    Adopted, Appended, AuditFilter, AuditRecord, DestinationKey, Events, Held, Lease, LeaseInfo,
+    NewEvent, Parked, Put, Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement,
+    StoreError, Want,
 };
 use crate::{
     clock::Timestamp,
@@ -272,5 +275,20 @@ impl Settings for Embedded {
     ) -> Result<Vec<(u128, Option<TenantId>)>, StoreError> {
         self.core.check_open()?;
         self.core.settings.removed(kind).await
+    }
+
+    async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
+        self.core.check_open()?;
+        self.core.settings.append_audit(record).await
+    }
+
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, AuditRecord)>, StoreError> {
+        self.core.check_open()?;
+        self.core.settings.audit(filter, before, limit).await
     }
 }

@@ -9,9 +9,10 @@ use std::{
 use protocol::id::TenantId;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::audit;
 use crate::{
     clock::Timestamp,
-    store::{Put, Resource, ResourceKind, StoreError},
+    store::{AuditFilter, AuditRecord, Put, Resource, ResourceKind, StoreError},
 };
 
 const TABLES: &str = "
@@ -63,7 +64,8 @@ impl SettingsDb {
             return Err(OpenSettingsError::Version(version));
         }
         connection.execute_batch(&format!(
-            "BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT"
+            "BEGIN; {TABLES} {} PRAGMA user_version = {VERSION}; COMMIT",
+            audit::TABLES
         ))?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
@@ -137,6 +139,22 @@ impl SettingsDb {
             Ok(removed > 0)
         })
         .await
+    }
+
+    pub(crate) async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
+        self.with(move |connection| audit::append(connection, &record))
+            .await
+    }
+
+    pub(crate) async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, AuditRecord)>, StoreError> {
+        let filter = filter.clone();
+        self.with(move |connection| audit::list(connection, &filter, before, limit))
+            .await
     }
 
     pub(crate) async fn removed(

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    store::{Put, Resource, ResourceKind, Settings, StoreError},
+    store::{AuditFilter, AuditRecord, Put, Resource, ResourceKind, Settings, StoreError},
 };
 
 /// The settings without the rest of the store.
@@ -71,5 +71,18 @@ impl Settings for SettingsOnly {
         kind: ResourceKind,
     ) -> Result<Vec<(u128, Option<TenantId>)>, StoreError> {
         self.settings.removed(kind).await
+    }
+
+    async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
+        self.settings.append_audit(record).await
+    }
+
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, AuditRecord)>, StoreError> {
+        self.settings.audit(filter, before, limit).await
     }
 }

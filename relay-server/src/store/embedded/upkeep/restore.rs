@@ -87,7 +87,8 @@ pub fn restore(data_dir: &Path, from: impl Read) -> Result<Restored, UpkeepError
     })
 }
 
-/// A key file may be there: it is kept apart from backups and put back first.
+/// A key file may be there, with retired ones beside it: they are kept apart from backups and put back
+/// first.
 fn refuse_unless_empty(data_dir: &Path) -> Result<(), UpkeepError> {
     let entries = match std::fs::read_dir(data_dir) {
         Ok(entries) => entries,
@@ -96,7 +97,7 @@ fn refuse_unless_empty(data_dir: &Path) -> Result<(), UpkeepError> {
     };
     for entry in entries {
         let name = entry.map_err(at(data_dir))?.file_name();
-        if name != "secret_key" {
+        if !name.as_encoded_bytes().starts_with(b"secret_key") {
             return Err(UpkeepError::NotEmpty(data_dir.to_owned()));
         }
     }

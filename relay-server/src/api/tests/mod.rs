@@ -1,3 +1,5 @@
+mod audit;
+
 use std::{collections::HashSet, sync::Arc};
 
 use axum::body::Body;
@@ -57,7 +59,9 @@ impl Api {
             tenancy,
             events: store.clone(),
             queries: store.clone(),
+            settings: store.clone(),
             public_url: "https://hooks.example.com".to_owned(),
+            key_source: KeySource::File("/nonexistent/secret_key".into()),
         };
         Self {
             // Agents have theirs on the public listener; the paths differ.
