@@ -64,6 +64,8 @@ pub enum Command {
     Events(ForRelay<EventsCommand>),
     /// List deliveries and their attempts.
     Deliveries(ForRelay<DeliveriesCommand>),
+    /// Erase events for good, and list what was erased.
+    Erase(ForRelay<EraseCommand>),
     /// Look at the data on this machine's disk, and mend it.
     Store(StoreArgs),
     /// Copy the data to a file, also while a relay runs on it.
@@ -278,12 +280,47 @@ pub enum TenantCommand {
         /// Deliveries a second, over all destinations; 0 takes the limit away.
         #[arg(long, value_name = "N")]
         rate_per_second: Option<u32>,
+        /// What it may bring, and how long it is kept.
+        #[command(flatten)]
+        share: TenantShareArgs,
     },
     /// Delete a tenant that has no sources and destinations any more.
     Delete {
         /// Name or id.
         tenant: String,
     },
+}
+
+/// What a tenant may bring, and how long it is kept. 0 leaves it to the relay's configuration.
+#[derive(Debug, Default, Args)]
+pub struct TenantShareArgs {
+    /// Requests to its sources a second.
+    #[arg(long, value_name = "N")]
+    pub ingest_per_second: Option<u32>,
+    /// Largest body of an event.
+    #[arg(long, value_name = "BYTES")]
+    pub event_bytes_max: Option<u64>,
+    /// Events that are stored; beyond, new ones are refused.
+    #[arg(long, value_name = "N")]
+    pub stored_events_max: Option<u64>,
+    /// Bytes of events that are stored; beyond, new ones are refused.
+    #[arg(long, value_name = "BYTES")]
+    pub stored_bytes_max: Option<u64>,
+    /// How long events are kept.
+    #[arg(long, value_name = "SECONDS")]
+    pub keep_s: Option<u64>,
+    /// How many of the newest events are kept.
+    #[arg(long, value_name = "N")]
+    pub keep_events: Option<u64>,
+    /// How many bytes of the newest events are kept.
+    #[arg(long, value_name = "BYTES")]
+    pub keep_bytes: Option<u64>,
+    /// How long dead letters are kept at least.
+    #[arg(long, value_name = "SECONDS")]
+    pub keep_dead_s: Option<u64>,
+    /// When what is still owed ends as expired.
+    #[arg(long, value_name = "SECONDS")]
+    pub keep_pending_s: Option<u64>,
 }
 
 /// Manage sources.
@@ -798,6 +835,32 @@ pub enum EventsCommand {
         #[arg(long)]
         destination: Option<String>,
     },
+}
+
+/// Erase events for good.
+#[derive(Debug, Subcommand)]
+pub enum EraseCommand {
+    /// Erase one event.
+    Event {
+        /// Its id.
+        event: String,
+    },
+    /// Erase all events that pass a filter, in the form of a route's.
+    #[command(
+        after_help = "Example: relay-server erase matching --filter '{\"body\": {\"customer\": {\"email\": \"a@example.com\"}}}'\nA filter with @ in front is read from a file; - is standard input."
+    )]
+    Matching {
+        /// Which events; see docs/filters.md.
+        #[arg(long, value_name = "JSON|@FILE")]
+        filter: String,
+    },
+    /// Erase everything that a tenant has received so far.
+    Everything {
+        /// The tenant's name, once more.
+        tenant_name: String,
+    },
+    /// List erasures, newest first.
+    List,
 }
 
 /// List deliveries and their attempts.

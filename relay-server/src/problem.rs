@@ -28,8 +28,9 @@ pub fn status(code: Code) -> Option<StatusCode> {
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
         Code::NameTaken | Code::Conflict | Code::SecretKey => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::Erased => StatusCode::GONE,
         Code::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-        Code::Rate | Code::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        Code::Rate | Code::Quota | Code::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Code::Damaged | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Code::StoreFull | Code::StoreUnavailable | Code::ShuttingDown => {

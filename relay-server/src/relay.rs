@@ -25,7 +25,7 @@ use crate::{
     problem::{Code, Problem},
     session::{self, Pipes, Registry, SessionContext},
     settle::Settler,
-    store::{DestinationKey, Due, Events, Queries, Settings, StoreError},
+    store::{DestinationKey, Due, Events, Keeping, Queries, Settings, StoreError, Swept},
     tenancy::{
         self, CheckKeyError, KeyError, KeySource, MissingKey, ProviderKeys, Rekeyed, SecretKey,
         Tenancy, TenancyConfig,
@@ -56,6 +56,8 @@ pub struct Stores {
     pub queries: Arc<dyn Queries>,
     /// What they configured.
     pub settings: Arc<dyn Settings>,
+    /// What becomes of events after they came.
+    pub keeping: Arc<dyn Keeping>,
     /// What the store marks when deliveries fall due.
     pub due: Arc<Due>,
 }
@@ -105,6 +107,7 @@ pub struct Relay {
     heartbeat: Duration,
     node: String,
     grace: Duration,
+    sweep: Duration,
 }
 
 impl Relay {
@@ -183,6 +186,7 @@ impl Relay {
             heartbeat,
             node: config.node_name(public_addr.port()),
             grace,
+            sweep: Duration::from_secs(config.retention.sweep_s),
         })
     }
 
@@ -207,13 +211,11 @@ impl Relay {
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let closed = CancellationToken::new();
         let stores = self.stores;
-        let events = stores.events;
+        let (events, keeping) = (stores.events, stores.keeping);
         let dispatch = DispatchHandle::new(self.clock, Box::new(Arc::clone(&self.tenancy)));
-        let settler = Arc::new(Settler::new(
-            Arc::clone(&events),
-            dispatch.clone(),
-            policies(&self.tenancy),
-        ));
+        let policies = policies(&self.tenancy);
+        let settler = Settler::new(Arc::clone(&events), dispatch.clone(), policies);
+        let settler = Arc::new(settler);
         let dispatcher = Dispatcher::new(
             &dispatch,
             Arc::clone(&events),
@@ -242,6 +244,7 @@ impl Relay {
             settings: stores.settings,
             events: Arc::clone(&events),
             queries: stores.queries,
+            keeping: Arc::clone(&keeping),
             ingress: Arc::clone(&self.ingress),
             dispatch: dispatch.clone(),
             registry: Arc::clone(&registry),
@@ -260,6 +263,8 @@ impl Relay {
         vital.spawn(self.admin.serve(admin, tasks.clone(), stop.clone()));
         vital.spawn(dispatcher.run(stop.clone()));
         vital.spawn(self.errands.run(stop.clone()));
+        let tenancy = Arc::clone(&self.tenancy);
+        vital.spawn(retain(keeping, tenancy, self.sweep, stop.clone()));
         vital.spawn(sweep_listeners(self.tenancy, stop.clone()));
         Running {
             vital,
@@ -326,6 +331,40 @@ fn policies(tenancy: &Arc<Tenancy>) -> Box<crate::settle::Policies> {
         let destination = directory.destination(key.tenant, key.destination)?;
         Some(destination.policy.judge())
     })
+}
+
+/// Lets go of what is not kept any longer, now and then, and the less often the longer it takes.
+async fn retain(
+    keeping: Arc<dyn Keeping>,
+    tenancy: Arc<Tenancy>,
+    every: Duration,
+    stop: CancellationToken,
+) {
+    if let Err(error) = keeping.finish_erasures().await {
+        warn!(%error, "an erasure that was cut off could not be finished; the next start tries again");
+    }
+    let mut pause = every;
+    loop {
+        tokio::select! {
+            () = time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        let began = time::Instant::now();
+        let swept = tokio::select! {
+            swept = keeping.retain(&*tenancy) => swept,
+            () = stop.cancelled() => return,
+        };
+        match swept {
+            Ok(Swept {
+                events: 0,
+                expired: 0,
+                ..
+            }) => {}
+            Ok(swept) => info!(?swept, "let go of what is not kept any longer"),
+            Err(error) => warn!(%error, "could not look for what is not kept any longer"),
+        }
+        pause = every.max(began.elapsed() * 4);
+    }
 }
 
 /// Ends the destinations of listeners that have gone.

@@ -75,7 +75,8 @@ async fn open_stores(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<
     Ok(Stores {
         events: store.clone(),
         queries: store.clone(),
-        settings: store,
+        settings: store.clone(),
+        keeping: store,
         due,
     })
 }

@@ -35,6 +35,8 @@ mod admin;
 
 mod upkeep;
 
+mod keeping;
+
 mod providers;
 
 mod resign;

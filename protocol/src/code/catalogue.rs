@@ -148,6 +148,16 @@ codes! {
         "The source gets more requests than its rate allows. They are not accepted."
         "wait as long as Retry-After says; if the traffic is wanted, raise `rate_per_second` of the source"
 
+        Erased "E-ERASED" Failure
+        "The event was erased"
+        "Somebody had the content of this event erased. When it came and what became of its deliveries is still known; its request is not, anywhere on this relay."
+        "see `relay-server erase list` for who wanted it; only the provider may have it still"
+
+        Quota "E-QUOTA" Failure
+        "The tenant has used up its quota"
+        "As many events or bytes are stored for the tenant as its quota allows, or its sources get more requests a second than that. The event was not accepted; other tenants are not affected."
+        "wait as long as Retry-After says; to take more, raise the tenant's quota or let its retention keep less"
+
         Overloaded "E-OVERLOADED" Failure
         "The relay has too much to do at the moment"
         "The relay cannot take more at once without running out of memory or falling behind."

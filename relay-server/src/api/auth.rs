@@ -38,6 +38,13 @@ pub(super) struct InTenant(pub(super) TenantId);
 #[derive(Debug)]
 pub(super) struct OwnerOfTokens(pub(super) Option<TenantId>);
 
+impl Caller {
+    /// What records of a change call it.
+    pub(super) fn name(&self) -> String {
+        format!("{} ({})", self.0.name, self.0.id)
+    }
+}
+
 impl FromRequestParts<ApiState> for Caller {
     type Rejection = Problem;
 

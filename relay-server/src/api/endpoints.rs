@@ -1,8 +1,8 @@
 //! Every endpoint: path, name, summary, handler.
 
 use super::{
-    audit_log, deliveries, destinations, events, explain, health, route_test, routes, secret_keys,
-    signing_keys, sources, table::Table, tenants, test_events, tokens,
+    audit_log, deliveries, destinations, erasures, events, explain, health, route_test, routes,
+    secret_keys, signing_keys, sources, table::Table, tenants, test_events, tokens,
 };
 
 /// Every endpoint below `/api/v1`. A new one is one more line here.
@@ -225,6 +225,18 @@ fn events_table() -> Table {
             "deliveries.cancel",
             "End a delivery that is still owed",
             deliveries::cancel,
+        )
+        .get(
+            "/erasures",
+            "erasures.list",
+            "List what was erased, and by whose wish",
+            erasures::list,
+        )
+        .post(
+            "/erasures",
+            "erasures.create",
+            "Erase events for good",
+            erasures::create,
         )
         .get(
             "/audit-log",

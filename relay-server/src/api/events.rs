@@ -36,6 +36,8 @@ pub(super) struct EventView {
     event_type: Option<String>,
     provider_id: Option<String>,
     body_bytes: u64,
+    /// Its content was erased.
+    erased: bool,
     deliveries: Vec<DeliveryState>,
 }
 
@@ -64,6 +66,7 @@ fn summary(state: &ApiState, tenant: TenantId, event: EventSummary) -> EventView
         source: event.source.to_string(),
         source_name: source.map(|live| live.source.name.to_string()),
         received_at: event.received_at.to_string(),
+        erased: event.method.is_empty(),
         method: event.method,
         target: event.target,
         event_type: event.event_type,
@@ -89,6 +92,8 @@ pub(super) struct EventDetailView {
     verification: VerificationView,
     headers: Vec<HeaderView>,
     body_bytes: u64,
+    /// Its content was erased.
+    erased: bool,
     deliveries: Vec<DeliveryView>,
 }
 
@@ -108,6 +113,7 @@ fn detail(state: &ApiState, tenant: TenantId, detail: EventDetail) -> EventDetai
         source: event.source.to_string(),
         source_name: source.map(|live| live.source.name.to_string()),
         received_at: event.received_at.to_string(),
+        erased: event.is_erased(),
         method: event.method,
         target: event.target,
         event_type: event.event_type,
@@ -206,6 +212,9 @@ pub(super) async fn body(
     Path(event): Path<String>,
 ) -> Result<Response, Problem> {
     let event = find(&state, tenant, &event).await?.event;
+    if event.is_erased() {
+        return Err(Problem::new(Code::Erased));
+    }
     let mut headers = HeaderMap::new();
     let fixed = HeaderValue::from_static;
     headers.insert(header::CONTENT_TYPE, fixed("application/octet-stream"));

@@ -45,9 +45,13 @@ mod deliveries;
 
 mod audit_log;
 
+mod erasures;
+
 mod agents;
 
 mod health;
+
+mod metrics;
 
 use std::{future::Future, sync::Arc};
 
@@ -70,7 +74,7 @@ use crate::{
     ingress::Ingress,
     problem::{Code, Problem},
     session::Registry,
-    store::{Events, Queries, Settings, StoreError},
+    store::{Events, Keeping, Queries, Settings, StoreError},
     tenancy::{KeySource, Tenancy, TenancyError},
 };
 
@@ -88,6 +92,8 @@ pub struct ApiState {
     pub events: Arc<dyn Events>,
     /// Lists.
     pub queries: Arc<dyn Queries>,
+    /// How much is stored.
+    pub keeping: Arc<dyn Keeping>,
     /// Takes test events.
     pub ingress: Arc<Ingress>,
     /// How destinations are doing.
@@ -110,6 +116,7 @@ pub fn router(state: ApiState) -> Router {
         .route_layer(middleware::from_fn_with_state(gate, gate::pass))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))

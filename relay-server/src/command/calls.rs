@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
-    AuditCommand, DeliveriesCommand, DestinationCommand, EventsCommand, NewSourceArgs, PageArgs,
-    PolicyArgs, RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs, SourceCommand,
-    TenantCommand, TestArgs, TokenCommand,
+    AuditCommand, DeliveriesCommand, DestinationCommand, EraseCommand, EventsCommand,
+    NewSourceArgs, PageArgs, PolicyArgs, RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs,
+    SourceCommand, TenantCommand, TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -96,8 +96,27 @@ pub(super) fn tenant(command: TenantCommand) -> Result<Call, Failure> {
         TenantCommand::Update {
             tenant,
             rate_per_second,
+            share,
         } => {
-            let body = object([("rate_per_second", limit(rate_per_second))]);
+            let quota = object([
+                ("ingest_per_second", limit(share.ingest_per_second)),
+                ("event_bytes_max", limit(share.event_bytes_max)),
+                ("stored_events_max", limit(share.stored_events_max)),
+                ("stored_bytes_max", limit(share.stored_bytes_max)),
+            ]);
+            let retention = object([
+                ("age_s", limit(share.keep_s)),
+                ("events_max", limit(share.keep_events)),
+                ("bytes_max", limit(share.keep_bytes)),
+                ("dead_age_s", limit(share.keep_dead_s)),
+                ("pending_age_s", limit(share.keep_pending_s)),
+            ]);
+            let some = |fields: Map<String, Value>| (!fields.is_empty()).then(|| fields.into());
+            let body = object([
+                ("rate_per_second", limit(rate_per_second)),
+                ("quota", some(quota)),
+                ("retention", some(retention)),
+            ]);
             Call::patch(&["tenants", &tenant], body.into())
         }
         TenantCommand::Delete { tenant } => Call::delete(&["tenants", &tenant]),
@@ -538,6 +557,16 @@ pub(super) fn audit(command: AuditCommand) -> Call {
         .with("resource", filter.resource)
         .with("since", filter.since)
         .with("until", filter.until)
+}
+
+pub(super) fn erase(command: EraseCommand) -> Result<Call, Failure> {
+    let erase = |what: &str, which: Value| Call::post(&["erasures"], json!({ what: which }));
+    Ok(match command {
+        EraseCommand::Event { event } => erase("event", event.into()),
+        EraseCommand::Matching { filter } => erase("filter", read_filter(&filter)?),
+        EraseCommand::Everything { tenant_name } => erase("everything", tenant_name.into()),
+        EraseCommand::List => Call::new(Method::GET, &["erasures"], Show::Erasures),
+    })
 }
 
 fn read_secrets(args: &SecretArgs) -> Result<Vec<String>, Failure> {

@@ -10,6 +10,8 @@ pub(super) type Column = (&'static str, fn(&Value) -> String);
 pub(super) const TENANTS: &[Column] = &[
     ("NAME", |v| text(v, "name")),
     ("ID", |v| text(v, "id")),
+    ("EVENTS", |v| text(&v["usage"], "stored_events")),
+    ("BYTES", |v| text(&v["usage"], "stored_bytes")),
     ("CREATED", |v| text(v, "created_at")),
 ];
 
@@ -68,6 +70,15 @@ pub(super) const EVENTS: &[Column] = &[
     ("TYPE", |v| text(v, "type")),
     ("BYTES", |v| text(v, "body_bytes")),
     ("DELIVERIES", states),
+];
+
+pub(super) const ERASURES: &[Column] = &[
+    ("NUMBER", |v| text(v, "number")),
+    ("AT", |v| text(v, "at")),
+    ("WHAT", |v| text(v, "what")),
+    ("EVENTS", |v| text(v, "events")),
+    ("BY", |v| text(v, "by")),
+    ("DONE", |v| text(v, "done")),
 ];
 
 pub(super) const DELIVERIES: &[Column] = &[

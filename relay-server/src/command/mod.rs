@@ -122,6 +122,7 @@ pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
         Command::Route(it) => talk(&it.connection, calls::route(it.command)).await,
         Command::Token(it) => talk(&it.connection, calls::token(it.command)).await,
         Command::Events(it) => talk(&it.connection, calls::events(it.command)).await,
+        Command::Erase(it) => talk(&it.connection, calls::erase(it.command)).await,
         Command::Deliveries(it) => talk(&it.connection, calls::deliveries(it.command)).await,
         Command::Audit(it) => talk(&it.connection, Ok(calls::audit(it.command))).await,
         Command::SecretKey(it) => secret_key::run(it, config).await,

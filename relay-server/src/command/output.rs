@@ -55,6 +55,8 @@ pub(super) enum Show {
     /// As a table.
     Attempts,
     /// As a table.
+    Erasures,
+    /// As a table.
     Replayed,
     /// As a table.
     SigningKeys,
@@ -89,6 +91,7 @@ impl Show {
             Self::Audit => columns::AUDIT,
             Self::SecretKeys => columns::SECRET_KEYS,
             Self::SigningKeys => columns::SIGNING_KEYS,
+            Self::Erasures => columns::ERASURES,
             Self::Replayed => columns::REPLAYED,
         }
     }

@@ -41,7 +41,8 @@ impl Desk {
             tenancy: Arc::clone(&tenancy),
             events: store.clone(),
             queries: store.clone(),
-            settings: store,
+            settings: store.clone(),
+            keeping: store,
             public_url: "http://relay".to_owned(),
             key_source: KeySource::File("/nonexistent/secret_key".into()),
         });

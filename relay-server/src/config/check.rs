@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use protocol::limits::HEARTBEAT_INTERVAL;
 
 use super::{Config, ConfigError};
-use crate::tenancy::{BODY_BYTES_MAX, IpRange};
+use crate::tenancy::{BODY_BYTES_MAX, Invalid, IpRange};
 
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 const SEGMENT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -118,6 +118,14 @@ impl Config {
             return Err(format!(
                 "store.segment_bytes must be {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
             ));
+        }
+        let invalid = |invalid: Invalid| Err(format!("{}: {}", invalid.field, invalid.why));
+        let tenancy = self.tenancy();
+        if let Err(error) = tenancy.keep.check().and_then(|()| tenancy.quota.check()) {
+            return invalid(error);
+        }
+        if !(1..=3_600).contains(&self.retention.sweep_s) {
+            return Err("retention.sweep_s must be 1 to 3600".to_owned());
         }
         if !(1..=HEARTBEAT_INTERVAL.as_secs()).contains(&self.session.heartbeat_s) {
             return Err(

@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{BODY_BYTES_MAX, IpRange, KeySource, TenancyConfig};
+use crate::tenancy::{BODY_BYTES_MAX, IpRange, Keep, KeySource, Quota, TenancyConfig};
 
 /// The variable that may hold the keys themselves, for platforms that hand secrets over in the
 /// environment.
@@ -72,6 +72,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How events are kept.
     pub store: StoreConfig,
+    /// How long and how much is kept of tenants without a choice of their own.
+    pub retention: RetentionConfig,
+    /// How much tenants may bring that have no quota of their own.
+    pub quota: QuotaConfig,
     /// How agents are treated.
     pub session: SessionConfig,
 }
@@ -114,6 +118,38 @@ pub struct StoreConfig {
     pub event_memory_bytes: u64,
 }
 
+/// How long and how much is kept. 0 events or bytes: all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// How long an event is kept once its deliveries have ended, in seconds.
+    pub age_s: u64,
+    /// How many of a tenant's newest events are kept.
+    pub events_max: u64,
+    /// How many bytes of a tenant's newest events are kept.
+    pub bytes_max: u64,
+    /// How long dead letters are kept at least, in seconds.
+    pub dead_age_s: u64,
+    /// When a delivery that is still owed ends as expired, in seconds.
+    pub pending_age_s: u64,
+    /// How often is looked for what goes, in seconds.
+    pub sweep_s: u64,
+}
+
+/// How much a tenant may bring. 0: no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// Requests to all sources of a tenant, a second.
+    pub ingest_per_second: u32,
+    /// The largest body of an event, in bytes.
+    pub event_bytes_max: u64,
+    /// Events of a tenant that are stored.
+    pub stored_events_max: u64,
+    /// Bytes of events of a tenant that are stored.
+    pub stored_bytes_max: u64,
+}
+
 /// How agents are treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -145,6 +181,8 @@ impl Default for Config {
             log_format: LogFormat::Auto,
             limits: LimitsConfig::default(),
             store: StoreConfig::default(),
+            retention: RetentionConfig::default(),
+            quota: QuotaConfig::default(),
             session: SessionConfig::default(),
         }
     }
@@ -167,6 +205,20 @@ impl Default for StoreConfig {
             segment_bytes: 64 * 1024 * 1024,
             disk_watermark_bytes: 256 * 1024 * 1024,
             event_memory_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        const DAY_S: u64 = 24 * 3600;
+        Self {
+            age_s: 30 * DAY_S,
+            events_max: 0,
+            bytes_max: 0,
+            dead_age_s: 90 * DAY_S,
+            pending_age_s: 90 * DAY_S,
+            sweep_s: 60,
         }
     }
 }
@@ -228,7 +280,32 @@ impl Config {
     pub fn tenancy(&self) -> TenancyConfig {
         TenancyConfig {
             listen_expiry: Duration::from_secs(self.session.listen_expiry_s),
+            quota: self.quota(),
+            keep: self.keep(),
             ..TenancyConfig::default()
+        }
+    }
+
+    fn quota(&self) -> Quota {
+        let limit = |most: u64| (most > 0).then_some(most);
+        let quota = &self.quota;
+        Quota {
+            ingest_per_second: Some(quota.ingest_per_second).filter(|most| *most > 0),
+            event_bytes_max: limit(quota.event_bytes_max),
+            stored_events_max: limit(quota.stored_events_max),
+            stored_bytes_max: limit(quota.stored_bytes_max),
+        }
+    }
+
+    fn keep(&self) -> Keep {
+        let limit = |most: u64| (most > 0).then_some(most);
+        let retention = &self.retention;
+        Keep {
+            age: Some(Duration::from_secs(retention.age_s)),
+            events_max: limit(retention.events_max),
+            bytes_max: limit(retention.bytes_max),
+            dead_age: Some(Duration::from_secs(retention.dead_age_s)),
+            pending_age: Some(Duration::from_secs(retention.pending_age_s)),
         }
     }
 

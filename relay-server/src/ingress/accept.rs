@@ -20,6 +20,7 @@ use protocol::{frame::Headers, id::EventId};
 use super::{
     ambiguity,
     body::{self, BodyDeadlines, BodyError, BodyMemory},
+    rate::Shares,
     receive::{Received, Taken},
     target::Target,
 };
@@ -29,9 +30,12 @@ use crate::{
     outbound::Outbound,
     problem::{Code, Problem},
     store::Events,
-    tenancy::{IpRange, LiveSource, Tenancy},
+    tenancy::{IpRange, LiveSource, Quota, Tenancy},
     verify,
 };
+
+/// When to try again where a tenant has stored all that it may: retention makes room now and then.
+const QUOTA_RETRY: Duration = Duration::from_secs(60);
 
 /// The answer to a provider.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -62,6 +66,8 @@ pub struct IngressCounters {
     pub duplicates: AtomicU64,
     /// Everything that was not accepted.
     pub refused: AtomicU64,
+    /// Of it, what went beyond a tenant's quota.
+    pub over_quota: AtomicU64,
 }
 
 /// The public URL of every source.
@@ -72,6 +78,7 @@ pub struct Ingress {
     pub(super) store: Arc<dyn Events>,
     pub(super) outbound: Arc<Outbound>,
     memory: BodyMemory,
+    shares: Shares,
     pub(super) counters: IngressCounters,
 }
 
@@ -90,6 +97,7 @@ impl Ingress {
             store,
             outbound,
             memory,
+            shares: Shares::default(),
             counters: IngressCounters::default(),
         }
     }
@@ -133,12 +141,14 @@ impl Ingress {
             at: self.store.now(),
         };
         admit(&live, &parts, &arrival)?;
+        let quota = self.within_quota(&live, arrival.at)?;
         if target.has_dot_segment() {
             let detail = "The path has a dot segment (`.` or `..`, plain or percent-encoded).";
             return Err(Problem::new(Code::Request).detail(detail));
         }
 
         let bytes_max = self.body_bytes_max(&live);
+        let bytes_max = bytes_max.min(quota.event_bytes_max.unwrap_or(u64::MAX));
         let body = body::read(
             incoming,
             bytes_max,
@@ -161,6 +171,30 @@ impl Ingress {
             Taken::Challenge(answer) => handshake_answer(answer),
             Taken::Event(event) => accepted(&live, event.id),
         })
+    }
+
+    /// What a tenant may bring, unless it has brought as much already.
+    fn within_quota(&self, live: &LiveSource, now: Timestamp) -> Result<Quota, Problem> {
+        let tenant = live.source.tenant;
+        let quota = self.tenancy.quota(tenant);
+        let over = |wait| {
+            self.counters.over_quota.fetch_add(1, Ordering::Relaxed);
+            Err(Problem::new(Code::Quota).retry_after(wait))
+        };
+        let rate = quota.ingest_per_second;
+        if rate.is_some_and(|rate| !self.shares.take(tenant, rate, now)) {
+            return over(Duration::from_secs(1));
+        }
+        if quota.stored_events_max.is_some() || quota.stored_bytes_max.is_some() {
+            let usage = self.store.usage(tenant);
+            let is_over = |most: Option<u64>, has| most.is_some_and(|most| has >= most);
+            if is_over(quota.stored_events_max, usage.events)
+                || is_over(quota.stored_bytes_max, usage.bytes)
+            {
+                return over(QUOTA_RETRY);
+            }
+        }
+        Ok(quota)
     }
 
     /// What providers know a place below a source's URL by.

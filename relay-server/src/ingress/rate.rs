@@ -1,6 +1,11 @@
 //! How many requests per second a source takes: a token bucket that holds one second's worth. Pure.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use protocol::id::TenantId;
 
 use crate::clock::Timestamp;
 
@@ -44,6 +49,22 @@ impl Rate {
             state.tokens -= 1000;
         }
         taken
+    }
+}
+
+/// A limit for each tenant that has one.
+#[derive(Debug, Default)]
+pub(super) struct Shares(Mutex<HashMap<TenantId, Rate>>);
+
+impl Shares {
+    /// Takes one request's worth of a tenant's; false if there is none.
+    pub(super) fn take(&self, tenant: TenantId, per_second: u32, now: Timestamp) -> bool {
+        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rate = rates.entry(tenant).or_insert_with(|| Rate::new(per_second));
+        if rate.per_second != per_second {
+            *rate = Rate::new(per_second);
+        }
+        rate.take(now)
     }
 }
 

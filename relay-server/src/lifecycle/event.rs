@@ -39,6 +39,18 @@ pub struct Event {
     pub remote: Option<IpAddr>,
 }
 
+impl Event {
+    /// Whether it was erased: nothing of the request is left, not even its method.
+    pub fn is_erased(&self) -> bool {
+        self.method.is_empty()
+    }
+
+    /// What it counts for where stored bytes are counted: body, header fields and target, in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        (self.body.len() + self.headers.bytes_len() + self.target.len()) as u64
+    }
+}
+
 /// How the origin of an event was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {

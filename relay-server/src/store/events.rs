@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 
-use super::StoreError;
+use super::{StoreError, Usage};
 use crate::{
     clock::Timestamp,
     lifecycle::{
@@ -319,6 +319,9 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets remembered provider ids of a deleted source.
     async fn forget_source(&self, tenant: TenantId, source: SourceId) -> Result<(), StoreError>;
+
+    /// How much of a tenant's is stored.
+    fn usage(&self, tenant: TenantId) -> Usage;
 
     /// The store's time.
     fn now(&self) -> Timestamp;

@@ -11,10 +11,11 @@ use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, Tenan
 
 use super::{
     Adopted, Appended, AttemptRecord, AuditFilter, AuditRecord, Cursor, DeliveryFilter,
-    DeliverySummary, Depth, DestinationKey, Due, EventDetail, EventFilter, EventSummary, Events,
-    Held, Lease, LeaseInfo, LeaseToken, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put,
-    Queries, Repeats, Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement,
-    StoreError, Want,
+    DeliverySummary, Depth, DestinationKey, Due, Erased, Erasure, ErasureRecord, EventDetail,
+    EventFilter, EventSummary, Events, Held, Keeping, Lease, LeaseInfo, LeaseToken, NewDelivery,
+    NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Repeats, Replay, Replayed, Resource,
+    ResourceKind, Retention, Retentions, Selection, Settings, Settled, Settlement, StoreError,
+    Stored, Swept, Usage, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -46,6 +47,7 @@ struct Inner {
     remembered: HashMap<(SourceId, String), (Timestamp, EventId)>,
     resources: Vec<(Resource, bool)>,
     audit: Vec<AuditRecord>,
+    erasures: Vec<(TenantId, ErasureRecord)>,
     /// Whose turn it is at each destination.
     turns: HashMap<DestinationKey, Turns>,
     /// Keys that have stopped, and since when.
@@ -238,7 +240,8 @@ impl Inner {
     }
 
     fn replay(&mut self, new: &Replay, now: Timestamp) -> Replayed {
-        let Some((_, event)) = self.event(new.tenant, new.event) else {
+        let found = self.event(new.tenant, new.event);
+        let Some((_, event)) = found.filter(|(_, event)| !event.is_erased()) else {
             return Replayed::Unknown;
         };
         let destination = new.delivery.destination;
@@ -691,6 +694,15 @@ impl Events for Memory {
         Ok(())
     }
 
+    fn usage(&self, tenant: TenantId) -> Usage {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = inner.events.values().filter(|event| event.tenant == tenant);
+        own.fold(Usage::default(), |usage, event| Usage {
+            events: usage.events + 1,
+            bytes: usage.bytes + event.stored_bytes(),
+        })
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -719,6 +731,148 @@ fn page<T>(mut rows: Vec<(u64, T)>, after: Option<Cursor>, limit: u32) -> Page<T
         .map(|(seq, _)| Cursor(seq.to_string()));
     let rows = rows.into_iter().map(|(_, row)| row).collect();
     Page { rows, next }
+}
+
+impl Inner {
+    /// Sequences of a tenant's events that no longer need to be kept, oldest first.
+    fn excess(&self, tenant: TenantId, retention: &Retention, now: Timestamp) -> Vec<u64> {
+        let own = || {
+            self.events
+                .iter()
+                .filter(|(_, event)| event.tenant == tenant)
+        };
+        let most = |most: Option<u64>, has: u64| most.map_or(0, |most| has.saturating_sub(most));
+        let events = most(retention.events, own().count() as u64);
+        let all: u64 = own().map(|(_, event)| event.stored_bytes()).sum();
+        let bytes = most(retention.bytes, all);
+        let (mut count, mut sum, mut gone) = (0, 0, Vec::new());
+        for (seq, event) in own() {
+            let age = now.since(event.received_at);
+            if age <= retention.age && count >= events && sum >= bytes {
+                break;
+            }
+            count += 1;
+            sum += event.stored_bytes();
+            let mut of_event = self.of_event(event.id);
+            let keeps =
+                |row: &Row| row.state.is_open() || (row.is_given_up() && age <= retention.dead_age);
+            if !of_event.any(keeps) {
+                gone.push(*seq);
+            }
+        }
+        gone
+    }
+}
+
+#[async_trait]
+impl Keeping for Memory {
+    async fn retain(&self, retentions: &dyn Retentions) -> Result<Swept, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let tenants: HashSet<TenantId> = inner.events.values().map(|event| event.tenant).collect();
+        let mut swept = Swept::default();
+        for tenant in tenants {
+            let retention = retentions.of(tenant);
+            for row in inner.deliveries.values_mut() {
+                let age = now.since(row.event.received_at);
+                let is_own = row.key.tenant == tenant;
+                if is_own && row.state.is_open() && age > retention.pending_age {
+                    row.finish(EndReason::Expired, now);
+                    swept.expired += 1;
+                }
+            }
+            for seq in inner.excess(tenant, &retention, now) {
+                if let Some(event) = inner.events.remove(&seq) {
+                    inner.deliveries.retain(|_, row| row.event.id != event.id);
+                    swept.events += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn erase(&self, erasure: Erasure) -> Result<Erased, StoreError> {
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let is_meant = |event: &Event| {
+            event.tenant == erasure.tenant
+                && !event.is_erased()
+                && match &erasure.selection {
+                    Selection::Event(id) => event.id == *id,
+                    Selection::Matching(matches) => matches(event),
+                    Selection::All => true,
+                }
+        };
+        let meant = inner.events.iter().filter(|(_, event)| is_meant(event));
+        let meant: Vec<u64> = meant.map(|(seq, _)| *seq).collect();
+        for seq in &meant {
+            let Some(event) = inner.events.get_mut(seq) else {
+                continue;
+            };
+            let mut blank = (**event).clone();
+            blank.method = String::new();
+            blank.target = String::new();
+            blank.headers.0.clear();
+            blank.body = bytes::Bytes::new();
+            blank.event_type = None;
+            blank.remote = None;
+            *event = Arc::new(blank);
+            let event = event.clone();
+            for row in inner.deliveries.values_mut() {
+                if row.event.id == event.id {
+                    row.event = event.clone();
+                    if row.state.is_open() {
+                        row.finish(EndReason::Cancelled, now);
+                    }
+                }
+            }
+        }
+        let events = meant.len() as u64;
+        let number = (events > 0).then(|| inner.next());
+        if let Some(number) = number {
+            inner.erasures.push((
+                erasure.tenant,
+                ErasureRecord {
+                    number,
+                    at: now,
+                    by: erasure.by,
+                    what: erasure.what,
+                    events: Some(events),
+                    done: true,
+                },
+            ));
+        }
+        Ok(Erased {
+            number,
+            events,
+            more: false,
+        })
+    }
+
+    async fn finish_erasures(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn erasures(
+        &self,
+        tenant: TenantId,
+        most: u32,
+    ) -> Result<Vec<ErasureRecord>, StoreError> {
+        let inner = self.open()?;
+        let own = inner.erasures.iter().rev().filter(|(of, _)| *of == tenant);
+        let own = own.map(|(_, record)| record.clone());
+        Ok(own.take(most as usize).collect())
+    }
+
+    fn stored(&self) -> Stored {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenants: HashSet<TenantId> = inner.events.values().map(|event| event.tenant).collect();
+        drop(inner);
+        Stored {
+            tenants: tenants.into_iter().map(|id| (id, self.usage(id))).collect(),
+            ..Stored::default()
+        }
+    }
 }
 
 #[async_trait]

@@ -13,6 +13,8 @@ mod error;
 
 mod events;
 
+mod keeping;
+
 mod queries;
 
 mod settings;
@@ -34,6 +36,9 @@ pub use error::StoreError;
 pub use events::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,
     NewEvent, PARKED_MAX, Parked, Replay, Replayed, Settled, Settlement, Want,
+};
+pub use keeping::{
+    Erased, Erasure, ErasureRecord, Keeping, Retention, Retentions, Selection, Stored, Swept, Usage,
 };
 pub use queries::{
     AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, EventDetail, EventFilter,

@@ -7,9 +7,10 @@ use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId}
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Dedupe, Destination, DestinationPolicy, Expiring, Flow, Name, OldSignatures, Paused, Revision,
-    Route, SchemeChoice, SigningKey, Source, SourceKey, SourceSecret, SourceSettings, Tenant,
-    TenantLimits, Token, TokenHash, secrets::Sealed, source::BODY_BYTES_DEFAULT,
+    Dedupe, Destination, DestinationPolicy, Expiring, Flow, Keep, Name, OldSignatures, Paused,
+    Quota, Revision, Route, SchemeChoice, SigningKey, Source, SourceKey, SourceSecret,
+    SourceSettings, Tenant, TenantLimits, Token, TokenHash, secrets::Sealed,
+    source::BODY_BYTES_DEFAULT,
 };
 use crate::{
     clock::Timestamp,
@@ -110,25 +111,89 @@ macro_rules! identity {
 struct TenantDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate_per_second: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    quota: QuotaDocument,
+    #[serde(default, skip_serializing_if = "is_default")]
+    retention: KeepDocument,
+}
+
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+#[serde(default)]
+struct QuotaDocument {
+    ingest_per_second: Option<u32>,
+    event_bytes_max: Option<u64>,
+    stored_events_max: Option<u64>,
+    stored_bytes_max: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+#[serde(default)]
+struct KeepDocument {
+    age_s: Option<u64>,
+    events_max: Option<u64>,
+    bytes_max: Option<u64>,
+    dead_age_s: Option<u64>,
+    pending_age_s: Option<u64>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Stored for Tenant {
     identity!(Tenant, |tenant| Some(tenant.id));
 
     fn document(&self) -> String {
+        let TenantLimits {
+            rate_per_second,
+            quota,
+            keep,
+        } = self.limits;
+        let seconds = |age: Option<Duration>| age.map(|age| age.as_secs());
         to_json(&TenantDocument {
-            rate_per_second: self.limits.rate_per_second,
+            rate_per_second,
+            quota: QuotaDocument {
+                ingest_per_second: quota.ingest_per_second,
+                event_bytes_max: quota.event_bytes_max,
+                stored_events_max: quota.stored_events_max,
+                stored_bytes_max: quota.stored_bytes_max,
+            },
+            retention: KeepDocument {
+                age_s: seconds(keep.age),
+                events_max: keep.events_max,
+                bytes_max: keep.bytes_max,
+                dead_age_s: seconds(keep.dead_age),
+                pending_age_s: seconds(keep.pending_age),
+            },
         })
     }
 
     fn read(resource: &Resource) -> Option<Self> {
-        let document: TenantDocument = from_json(resource)?;
+        let TenantDocument {
+            rate_per_second,
+            quota,
+            retention,
+        } = from_json(resource)?;
+        let seconds = |age: Option<u64>| age.map(Duration::from_secs);
         Some(Self {
             id: TenantId::from_u128(resource.id),
             name: resource.name.parse().ok()?,
             revision: revision(resource),
             limits: TenantLimits {
-                rate_per_second: document.rate_per_second,
+                rate_per_second,
+                quota: Quota {
+                    ingest_per_second: quota.ingest_per_second,
+                    event_bytes_max: quota.event_bytes_max,
+                    stored_events_max: quota.stored_events_max,
+                    stored_bytes_max: quota.stored_bytes_max,
+                },
+                keep: Keep {
+                    age: seconds(retention.age_s),
+                    events_max: retention.events_max,
+                    bytes_max: retention.bytes_max,
+                    dead_age: seconds(retention.dead_age_s),
+                    pending_age: seconds(retention.pending_age_s),
+                },
             },
         })
     }

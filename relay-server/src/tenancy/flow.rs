@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::id::TenantId;
 
-use super::{Invalid, Tenancy};
+use super::{Invalid, Keep, Quota, Tenancy};
 use crate::{
     clock::Timestamp,
     dispatch::{Pause, Rulebook, Rules, TenantRules},
@@ -52,6 +52,10 @@ pub struct Paused {
 pub struct TenantLimits {
     /// Deliveries a second, over all destinations, if limited.
     pub rate_per_second: Option<u32>,
+    /// How much it may bring.
+    pub quota: Quota,
+    /// How long and how much of it is kept.
+    pub keep: Keep,
 }
 
 impl Flow {
@@ -114,7 +118,9 @@ impl TenantLimits {
     ///
     /// [`Invalid`] names the field.
     pub fn check(&self) -> Result<(), Invalid> {
-        check_limits(None, self.rate_per_second)
+        check_limits(None, self.rate_per_second)?;
+        self.quota.check()?;
+        self.keep.check()
     }
 }
 

@@ -20,6 +20,8 @@ mod source;
 
 mod flow;
 
+mod quota;
+
 mod destination;
 
 mod signing;
@@ -48,6 +50,7 @@ pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
+pub use quota::{Keep, Quota};
 pub use rekey::{CheckKeyError, MissingKey, Rekeyed, check_key};
 pub use routing::{Routed, Routing};
 pub use secrets::{KeyError, KeySource, SecretKey, read_private};

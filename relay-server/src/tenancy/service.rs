@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    Destination, DestinationPolicy, Directory, Invalid, Name, NewToken, Paused, ProviderKeys,
-    Revision, Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings,
+    Destination, DestinationPolicy, Directory, Invalid, Keep, Name, NewToken, Paused, ProviderKeys,
+    Quota, Revision, Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings,
     TenancyError, Tenant, TenantLimits, Token, TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
@@ -42,6 +42,10 @@ const REVOKED_TOKENS_MAX: usize = 100;
 pub struct TenancyConfig {
     /// How long after its last session the destination of a listener ends.
     pub listen_expiry: Duration,
+    /// How much tenants may bring that have no quota of their own.
+    pub quota: Quota,
+    /// How long and how much is kept of tenants without a choice of their own.
+    pub keep: Keep,
     /// Where public keys come from that live at the provider.
     pub provider_keys: ProviderKeys,
 }
@@ -50,6 +54,8 @@ impl Default for TenancyConfig {
     fn default() -> Self {
         Self {
             listen_expiry: Duration::from_mins(10),
+            quota: Quota::default(),
+            keep: Keep::default(),
             provider_keys: ProviderKeys::default(),
         }
     }

@@ -131,6 +131,12 @@ fn last_changes() -> Vec<Change> {
             json!({ "destination": "billing" }),
         ),
         (
+            "erasures.create",
+            tenant,
+            "/erasures",
+            json!({ "filter": { "body": { "canary": "canary" } } }),
+        ),
+        (
             "destinations.delete",
             tenant,
             "/destinations/second",

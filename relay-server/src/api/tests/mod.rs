@@ -60,6 +60,7 @@ impl Api {
             events: store.clone(),
             queries: store.clone(),
             settings: store.clone(),
+            keeping: store.clone(),
             public_url: "https://hooks.example.com".to_owned(),
             key_source: KeySource::File("/nonexistent/secret_key".into()),
         };

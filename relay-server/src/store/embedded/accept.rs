@@ -10,6 +10,7 @@ use super::{
     dedupe::{Looked, Reservation},
     journal::{
         Position, ReadError,
+        erasing::erased_id,
         payload::{Accept, Repeat},
         record::Kind,
     },
@@ -104,7 +105,10 @@ impl Core {
                     let same = |found: &Accept| {
                         found.event.tenant == event.tenant
                             && found.event.source == event.source
-                            && found.event.provider_id.as_deref() == Some(provider_id)
+                            && found.event.provider_id.as_deref().is_some_and(|known| {
+                                known == provider_id
+                                    || (found.event.is_erased() && known == erased_id(provider_id))
+                            })
                     };
                     match self.read_accept(position).await? {
                         Some((seq, found)) if same(&found) => {

@@ -19,6 +19,7 @@ use super::{
     desk::{Desks, Owed},
     journal::{
         Position, Reader,
+        erasing::Erasing,
         intake::{Intake, Op, Refused},
         payload::{
             DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Repeat, Requeue, Settle,
@@ -27,6 +28,7 @@ use super::{
         space::Space,
         writer::{Sink, Written, unavailable},
     },
+    keeping::Ledger,
     projection::{
         LAG_MAX, Projection,
         apply::{Accepted, Change, What},
@@ -55,6 +57,8 @@ pub(super) enum Answer {
     Settled(Settled),
     /// Whether a delivery changed.
     Changed(bool),
+    /// Its sequence.
+    Noted(u64),
 }
 
 type Reply = oneshot::Sender<Result<Answer, StoreError>>;
@@ -91,6 +95,7 @@ pub(super) enum Does {
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
     Repeat(Repeat),
+    Erase(Erasing),
 }
 
 /// What all calls share.
@@ -105,6 +110,7 @@ pub(super) struct Core {
     pub(super) projection: Arc<Projection>,
     pub(super) settings: SettingsDb,
     pub(super) desks: Mutex<Desks>,
+    pub(super) ledger: Ledger,
     /// One at a time decides whether a dead delivery is reopened.
     pub(super) requeues: tokio::sync::Mutex<()>,
     /// Tells that rows for some desk were read.
@@ -291,6 +297,8 @@ impl Sink<Effect> for Core {
                 self.dedupe.forget(forget.tenant, forget.source);
             }
         }
+        self.ledger
+            .add(outcome.changes.iter().filter_map(Change::stored));
         self.due.mark(outcome.due);
         self.projection.push(outcome.changes);
         for (reply, answer) in outcome.answers {
@@ -383,12 +391,7 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
             (What::End(end), Answer::Changed(changed))
         }
         Does::Park(park) => {
-            let (key, order) = (park.key, park.order.digest);
-            let changed = if park.parked {
-                desks.park(key, order)
-            } else {
-                desks.resume(key, order)
-            };
+            let changed = note_park(desks, &park);
             (What::Park(park), Answer::Changed(changed))
         }
         Does::EndDestination(end) => {
@@ -397,10 +400,20 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
         }
         Does::ForgetSource(forget) => (What::ForgetSource(forget), Answer::Done),
         Does::Repeat(repeat) => (What::Repeat(repeat), Answer::Done),
+        Does::Erase(erasing) => (What::Erase(erasing), Answer::Noted(seq)),
     };
     let time = Timestamp(written.time);
     outcome.changes.push(Change { seq, time, what });
     outcome.answers.extend(reply.map(|reply| (reply, answer)));
+}
+
+fn note_park(desks: &mut Desks, park: &Park) -> bool {
+    let (key, order) = (park.key, park.order.digest);
+    if park.parked {
+        desks.park(key, order)
+    } else {
+        desks.resume(key, order)
+    }
 }
 
 fn owed_anew(

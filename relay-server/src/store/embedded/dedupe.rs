@@ -16,7 +16,7 @@ use protocol::id::{SourceId, TenantId};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::journal::Position;
+use super::journal::{Position, erasing::erased_id};
 use crate::{clock::Timestamp, store::StoreError};
 
 /// Ids remembered per tenant.
@@ -90,7 +90,8 @@ impl Dedupe {
     }
 
     fn hash(&self, source: SourceId, provider_id: &str) -> u64 {
-        self.hasher.hash_one((source, provider_id))
+        // An erased one is found by what is left of it.
+        self.hasher.hash_one((source, erased_id(provider_id)))
     }
 
     /// Looks an id up. `not` is a record that turned out to hold another id, or no readable one.

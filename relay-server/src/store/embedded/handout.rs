@@ -132,6 +132,11 @@ impl Core {
         let delivery = picked.owed.delivery;
         let cause = match read {
             Ok((_, payload)) => match Accept::decode(&payload) {
+                Some(accept) if accept.event.is_erased() => {
+                    // Owed again since: there is nothing left to deliver.
+                    self.write_end(delivery, EndReason::Cancelled).await?;
+                    return Ok(None);
+                }
                 Some(accept) if accept.event.id == picked.owed.event => {
                     return Ok(Some(Arc::new(accept.event)));
                 }

@@ -30,6 +30,8 @@ mod settle;
 
 mod replay;
 
+mod keeping;
+
 mod queries;
 
 pub mod upkeep;
@@ -56,7 +58,7 @@ pub use self::{
 use super::{
     Adopted, Appended, AuditFilter, AuditRecord, DestinationKey, Events, Held, Lease, LeaseInfo,
     NewEvent, Parked, Put, Replay, Replayed, Resource, ResourceKind, Settings, Settled, Settlement,
-    StoreError, Want,
+    StoreError, Usage, Want,
 };
 use crate::{
     clock::Timestamp,
@@ -232,6 +234,10 @@ impl Events for Embedded {
 
     async fn forget_source(&self, tenant: TenantId, source: SourceId) -> Result<(), StoreError> {
         self.core.forget_source(tenant, source).await
+    }
+
+    fn usage(&self, tenant: TenantId) -> Usage {
+        self.core.ledger.usage(tenant)
     }
 
     fn now(&self) -> Timestamp {

@@ -29,7 +29,8 @@ use super::{
         space::Space,
         writer::Writer,
     },
-    projection::{self, Projection, Projector, apply::Change, queries},
+    keeping::Ledger,
+    projection::{self, Projection, Projector, apply::Change, chores, queries},
     settings::{OpenSettingsError, SettingsDb},
 };
 use crate::{
@@ -145,6 +146,7 @@ impl Embedded {
             failed: Arc::new(OnceLock::new()),
             reader: Arc::new(Reader::new(fs)),
             dedupe: recall(&shared, &*clock)?,
+            ledger: Ledger::new(shared.read_blocking(chores::usages)?),
             projection: shared,
             settings,
             desks: Mutex::new(desks),

@@ -6,6 +6,8 @@ pub(crate) mod record;
 
 pub(crate) mod payload;
 
+pub(crate) mod erasing;
+
 pub(crate) mod fs;
 
 pub(crate) mod segment;
@@ -27,7 +29,7 @@ mod tests;
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -86,16 +88,42 @@ const GUESS_BYTES: usize = 4096;
 pub(crate) struct Reader {
     fs: Arc<dyn JournalFs>,
     open: Mutex<HashMap<u32, Arc<Segment>>>,
+    /// Where records of files that are gone are now.
+    moved: RwLock<HashMap<u32, HashMap<u64, Position>>>,
 }
 
 impl Reader {
     pub(crate) fn new(fs: Arc<dyn JournalFs>) -> Self {
-        let open = Mutex::default();
-        Self { fs, open }
+        let (open, moved) = (Mutex::default(), RwLock::default());
+        Self { fs, open, moved }
+    }
+
+    /// Notes that records of a file are elsewhere from now on: who knows their old place finds them.
+    pub(crate) fn moved(&self, segment: u32, places: HashMap<u64, Position>) {
+        let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
+        moved.insert(segment, places);
+    }
+
+    /// Closes a file that is to be removed.
+    pub(crate) fn forget(&self, segment: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&segment);
+    }
+
+    /// Where a record is now.
+    fn place(&self, mut position: Position) -> Position {
+        let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
+        while let Some(places) = moved.get(&position.segment)
+            && let Some(next) = places.get(&position.offset)
+        {
+            position = *next;
+        }
+        position
     }
 
     /// The record at a position, checked. Blocks on the disk.
     pub(crate) fn read(&self, position: Position) -> Result<(Header, Bytes), ReadError> {
+        let position = self.place(position);
         let segment = self.segment(position)?;
         let length = segment.file.length().map_err(ReadError::Io)?;
         let left = length.saturating_sub(position.offset);

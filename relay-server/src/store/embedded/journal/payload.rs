@@ -128,7 +128,7 @@ pub(crate) struct EndDestination {
     pub(crate) reason: EndReason,
 }
 
-/// Records that stood here and are lost.
+/// Records that stood here and are lost, or dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lost {
     /// How many sequence numbers they had.
@@ -142,13 +142,13 @@ pub(crate) struct ForgetSource {
     pub(crate) source: SourceId,
 }
 
-fn start(capacity: usize) -> BytesMut {
+pub(super) fn start(capacity: usize) -> BytesMut {
     let mut buffer = BytesMut::with_capacity(capacity);
     buffer.put_u8(VERSION);
     buffer
 }
 
-fn begin(bytes: &Bytes) -> Option<Reader> {
+pub(super) fn begin(bytes: &Bytes) -> Option<Reader> {
     let mut reader = Reader(bytes.clone());
     (reader.u8()? == VERSION).then_some(reader)
 }
@@ -157,7 +157,7 @@ fn begin(bytes: &Bytes) -> Option<Reader> {
     clippy::cast_possible_truncation,
     reason = "lengths are below the largest payload, which fits 32 bits"
 )]
-fn put_bytes(buffer: &mut BytesMut, bytes: &[u8]) {
+pub(super) fn put_bytes(buffer: &mut BytesMut, bytes: &[u8]) {
     buffer.put_u32_le(bytes.len() as u32);
     buffer.put_slice(bytes);
 }
@@ -213,10 +213,10 @@ fn put_delivery(buffer: &mut BytesMut, delivery: &DeliveryRef) {
 }
 
 /// Takes fields off the front; slices share the payload's memory.
-struct Reader(Bytes);
+pub(super) struct Reader(Bytes);
 
 impl Reader {
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.0.try_get_u8().ok()
     }
 
@@ -224,15 +224,15 @@ impl Reader {
         self.0.try_get_u16_le().ok()
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.0.try_get_u32_le().ok()
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.0.try_get_u64_le().ok()
     }
 
-    fn u128(&mut self) -> Option<u128> {
+    pub(super) fn u128(&mut self) -> Option<u128> {
         self.0.try_get_u128_le().ok()
     }
 
@@ -240,12 +240,12 @@ impl Reader {
         self.u64().map(Timestamp)
     }
 
-    fn bytes(&mut self) -> Option<Bytes> {
+    pub(super) fn bytes(&mut self) -> Option<Bytes> {
         let length = self.u32()? as usize;
         (length <= self.0.len()).then(|| self.0.split_to(length))
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(super) fn text(&mut self) -> Option<String> {
         String::from_utf8(self.bytes()?.into()).ok()
     }
 

@@ -10,7 +10,7 @@ pub(crate) const HEADER_BYTES: usize = 32;
 /// The largest payload, in bytes: the largest body, its head, and room to spare.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 72 * 1024 * 1024;
 
-/// What a record says. The numbers are the format; `Erase` is reserved.
+/// What a record says. The numbers are the format;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Begins a batch: everything before it in the journal was durable when it was written.
@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     EndDestination = 7,
     /// The provider ids of a source are forgotten.
     ForgetSource = 8,
-    /// An event's payload was overwritten.
+    /// Events are erased: their records are overwritten.
     Erase = 9,
     /// Records that are lost stood here, says a repair.
     Lost = 10,
@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Park = 11,
     /// A provider sent an event again.
     Repeat = 12,
+    /// Records that nobody needs any more stood here.
+    Dropped = 13,
 }
 
 impl Kind {
@@ -55,10 +57,12 @@ impl Kind {
             Self::Lost => "lost",
             Self::Park => "park",
             Self::Repeat => "repeat",
+            Self::Dropped => "dropped",
         }
     }
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// Reads the number of one.
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Batch,
             2 => Self::Accept,
@@ -72,6 +76,7 @@ impl Kind {
             10 => Self::Lost,
             11 => Self::Park,
             12 => Self::Repeat,
+            13 => Self::Dropped,
             _ => return None,
         })
     }

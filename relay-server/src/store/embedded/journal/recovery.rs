@@ -43,11 +43,11 @@ pub(crate) struct Recovered {
 }
 
 /// How many sequence numbers a record takes: one, one per delivery that it creates, or as many as are
-/// lost.
+/// lost or dropped.
 pub(crate) fn numbers(kind: Kind, payload: &Bytes) -> u64 {
     match kind {
         Kind::Accept => Accept::decode(payload).map_or(1, |accept| accept.numbers()),
-        Kind::Lost => Lost::decode(payload).map_or(1, |lost| lost.count),
+        Kind::Lost | Kind::Dropped => Lost::decode(payload).map_or(1, |lost| lost.count),
         _ => 1,
     }
 }
@@ -102,6 +102,17 @@ pub(crate) fn recover(
         offset: fresh.offset,
         next_seq: tail.next_seq,
     })
+}
+
+/// The segments in use, oldest first. The last one is being written.
+pub(crate) fn in_use(fs: &dyn JournalFs) -> Result<Vec<Segment>, SegmentError> {
+    let numbers = fs.list().map_err(|error| SegmentError::Io(0, error))?;
+    let mut segments = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        segments.extend(Segment::load(fs, number)?.filter(|it| it.first_seq.is_some()));
+    }
+    segments.sort_by_key(|segment| (segment.first_seq, segment.number));
+    Ok(segments)
 }
 
 fn start_afresh(
@@ -243,6 +254,9 @@ pub(crate) fn replay(
                 next: expected,
                 is_known: true,
             });
+            continue;
+        }
+        if found.header.kind == Kind::Dropped {
             continue;
         }
         let segment = segment.number;

@@ -107,6 +107,21 @@ impl Space {
         }
     }
 
+    /// The directory of the segments.
+    pub(crate) fn fs(&self) -> Arc<dyn JournalFs> {
+        self.fs.clone()
+    }
+
+    /// How long a segment is, in bytes.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// A number for a segment that is made elsewhere.
+    pub(crate) fn number(&self) -> u32 {
+        self.stock().take_number()
+    }
+
     /// A segment with room for `bytes`, from stock if it fits.
     pub(crate) fn segment(&self, bytes: u64) -> io::Result<Segment> {
         let mut stock = self.stock();

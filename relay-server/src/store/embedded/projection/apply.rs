@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 use protocol::id::{AgentId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{queries::signed, schema::DEAD};
+use super::{chores::move_to, queries::signed, schema::DEAD};
 use crate::{
     clock::Timestamp,
     lifecycle::{DeliveryState, Event, OrderKey, Spent, Verdict},
     store::{
-        DestinationKey, NewDelivery,
+        DestinationKey, NewDelivery, Usage,
         embedded::journal::{
             Position,
+            erasing::Erasing,
             payload::{
                 Accept, DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Repeat,
                 Requeue, Settle, encode_outcome,
@@ -44,6 +45,7 @@ pub(crate) enum What {
     EndDestination(EndDestination),
     ForgetSource(ForgetSource),
     Repeat(Repeat),
+    Erase(Erasing),
 }
 
 /// What lists show of an accepted event.
@@ -59,6 +61,7 @@ pub(crate) struct Accepted {
     pub(crate) provider_id: Option<String>,
     pub(crate) remembered_until: Timestamp,
     pub(crate) body_bytes: u64,
+    pub(crate) stored_bytes: u64,
     pub(crate) position: Position,
     pub(crate) deliveries: Vec<NewDelivery>,
 }
@@ -81,6 +84,7 @@ impl Accepted {
             provider_id: event.provider_id.clone(),
             remembered_until,
             body_bytes: event.body.len() as u64,
+            stored_bytes: event.stored_bytes(),
             position,
             deliveries,
         }
@@ -92,7 +96,7 @@ impl Change {
     pub(crate) fn from_record(replayed: &Replayed) -> Option<Self> {
         let payload = &replayed.found.payload;
         let what = match replayed.found.header.kind {
-            Kind::Batch | Kind::Erase | Kind::Lost => return None,
+            Kind::Batch | Kind::Lost | Kind::Dropped => return None,
             Kind::Accept => {
                 let accept = Accept::decode(payload)?;
                 let position = Position {
@@ -114,12 +118,21 @@ impl Change {
             Kind::EndDestination => What::EndDestination(EndDestination::decode(payload)?),
             Kind::ForgetSource => What::ForgetSource(ForgetSource::decode(payload)?),
             Kind::Repeat => What::Repeat(Repeat::decode(payload)?),
+            Kind::Erase => What::Erase(Erasing::decode(payload)?),
         };
         Some(Self {
             seq: replayed.found.header.seq,
             time: Timestamp(replayed.found.header.time),
             what,
         })
+    }
+
+    /// Whose event was accepted, and how many bytes it counts for.
+    pub(crate) fn stored(&self) -> Option<(TenantId, u64)> {
+        match &self.what {
+            What::Accept(accepted) => Some((accepted.tenant, accepted.stored_bytes)),
+            _ => None,
+        }
     }
 
     /// The last sequence number it takes.
@@ -181,12 +194,14 @@ pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite
         transaction,
         fresh: BTreeMap::new(),
         fresh_replays: HashMap::new(),
+        usage: HashMap::new(),
         applied,
     };
     for change in changes {
         batch.apply(change)?;
     }
     batch.flush()?;
+    batch.flush_usage()?;
     let applied = batch.applied;
     batch
         .transaction
@@ -202,6 +217,8 @@ struct Batch<'a> {
     fresh: BTreeMap<u64, Row>,
     /// Those of them that are the last replay of an event to a destination.
     fresh_replays: HashMap<(u64, DestinationId), u64>,
+    /// What was accepted of each tenant.
+    usage: HashMap<TenantId, Usage>,
     applied: u64,
 }
 
@@ -210,9 +227,7 @@ impl Batch<'_> {
         if change.seq <= self.applied {
             // A copy in a younger segment: only where it is has changed.
             if let What::Accept(accepted) = &change.what {
-                self.transaction
-                    .prepare_cached("UPDATE events SET position = ?2 WHERE seq = ?1")?
-                    .execute(params![change.seq, accepted.position.pack()])?;
+                move_to(&self.transaction, [(change.seq, accepted.position.pack())])?;
             }
             return Ok(());
         }
@@ -224,10 +239,14 @@ impl Batch<'_> {
             What::End(end) => self.end(change, end)?,
             What::Park(park) => self.park(change, park)?,
             What::EndDestination(end) => self.end_destination(change, end)?,
+            What::Erase(erasing) => self.erase(change, erasing)?,
             What::ForgetSource(forget) => {
                 self.transaction
                     .prepare_cached("INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)")?
                     .execute(params![blob(forget.source.as_u128()), change.seq])?;
+                self.transaction
+                    .prepare_cached("DELETE FROM remembered WHERE source = ?1")?
+                    .execute([blob(forget.source.as_u128())])?;
             }
             What::Repeat(repeat) => {
                 self.transaction
@@ -245,7 +264,8 @@ impl Batch<'_> {
     fn accept(&mut self, change: &Change, accepted: &Accepted) -> rusqlite::Result<()> {
         self.transaction
             .prepare_cached(
-                "INSERT OR REPLACE INTO events VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
+                "INSERT OR REPLACE INTO events
+                 VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)",
             )?
             .execute(params![
                 change.seq,
@@ -260,7 +280,11 @@ impl Batch<'_> {
                 accepted.remembered_until.0,
                 accepted.body_bytes,
                 accepted.position.pack(),
+                accepted.stored_bytes,
             ])?;
+        let usage = self.usage.entry(accepted.tenant).or_default();
+        usage.events += 1;
+        usage.bytes += accepted.stored_bytes;
         for (seq, new) in (change.seq..).zip(&accepted.deliveries) {
             let key = DestinationKey {
                 tenant: accepted.tenant,
@@ -483,6 +507,35 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// Only the record of it: rows lose their content step by step.
+    fn erase(&mut self, change: &Change, erasing: &Erasing) -> rusqlite::Result<()> {
+        match erasing {
+            Erasing::Begun(begun) => {
+                let events = (!begun.all).then_some(begun.events.len());
+                self.transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO erasures VALUES (?1,?2,?3,?4,?5,?6,0,?7)",
+                    )?
+                    .execute(params![
+                        change.seq,
+                        change.time.0,
+                        blob(begun.tenant.as_u128()),
+                        begun.by,
+                        begun.what,
+                        events,
+                        &erasing.encode()[..],
+                    ])?;
+            }
+            Erasing::Spots { .. } => {}
+            Erasing::Done { of } => {
+                self.transaction
+                    .prepare_cached("UPDATE erasures SET done = 1, begun = NULL WHERE seq = ?1")?
+                    .execute([of])?;
+            }
+        }
+        Ok(())
+    }
+
     fn end_destination(&mut self, change: &Change, end: &EndDestination) -> rusqlite::Result<()> {
         self.flush()?;
         let state = end.reason.state();
@@ -538,6 +591,17 @@ impl Batch<'_> {
                  WHERE seq = ?1 AND order_key IS NOT NULL",
             )?
             .execute(params![delivery.seq, change.time.0])?;
+        Ok(())
+    }
+
+    fn flush_usage(&mut self) -> rusqlite::Result<()> {
+        let mut add = self.transaction.prepare_cached(
+            "INSERT INTO usage VALUES (?1, ?2, ?3) ON CONFLICT (tenant)
+             DO UPDATE SET events = events + ?2, bytes = bytes + ?3",
+        )?;
+        for (tenant, usage) in self.usage.drain() {
+            add.execute(params![blob(tenant.as_u128()), usage.events, usage.bytes])?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,8 @@ mod schema;
 
 pub(crate) mod apply;
 
+pub(crate) mod chores;
+
 pub(crate) mod queries;
 
 pub(crate) mod waiting;
@@ -17,10 +19,13 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::error;
 
-use self::apply::Change;
+use self::{
+    apply::Change,
+    chores::{Chore, Done},
+};
 use crate::store::StoreError;
 
 /// Changes the projection may be behind before nothing more is accepted.
@@ -41,9 +46,23 @@ const READERS_MAX: usize = 4;
 #[derive(Debug, Default)]
 struct Queue {
     changes: VecDeque<Change>,
+    /// How many changes ever came, and how many were ever taken.
+    came: u64,
+    taken: u64,
+    /// What to do once so many changes were taken.
+    chores: VecDeque<(u64, Errand)>,
     /// Somebody waits: apply at once.
     wanted: bool,
     closed: bool,
+}
+
+/// A chore, and who waits for it.
+type Errand = (Chore, oneshot::Sender<rusqlite::Result<Done>>);
+
+/// What the projector has to do next.
+enum Work {
+    Changes(Vec<Change>),
+    Errand(Errand),
 }
 
 /// What the writer of the journal, the writer of the projection and its readers share.
@@ -99,12 +118,7 @@ pub(crate) fn move_events(path: &Path, moved: &HashMap<u64, i64>) -> rusqlite::R
     }
     let mut connection = schema::open_writer(path)?;
     let transaction = connection.transaction()?;
-    {
-        let mut update = transaction.prepare("UPDATE events SET position = ?2 WHERE seq = ?1")?;
-        for (seq, position) in moved {
-            update.execute([i64::try_from(*seq).unwrap_or(i64::MAX), *position])?;
-        }
-    }
+    chores::move_to(&transaction, moved.iter().map(|(seq, at)| (*seq, *at)))?;
     transaction.commit()
 }
 
@@ -141,7 +155,15 @@ impl Projector {
 
     /// Applies what is pushed until the queue closes. Runs on a thread of its own.
     pub(crate) fn run(mut self) {
-        while let Some(changes) = self.projection.take() {
+        while let Some(work) = self.projection.take() {
+            let changes = match work {
+                Work::Changes(changes) => changes,
+                Work::Errand((chore, done)) => {
+                    // Who went away does not want to know.
+                    let _ = done.send(chore.run(&mut self.connection));
+                    continue;
+                }
+            };
             // The journal has them: a failure here only makes lists old.
             while let Err(cause) = self.apply(&changes) {
                 error!(%cause, "the projection cannot be written; lists are out of date");
@@ -171,8 +193,16 @@ impl Projection {
 
     /// Hands over durable changes, in order.
     pub(crate) fn push(&self, changes: Vec<Change>) {
-        self.queue().changes.extend(changes);
+        let mut queue = self.queue();
+        queue.came += changes.len() as u64;
+        queue.changes.extend(changes);
+        drop(queue);
         self.arrived.notify_one();
+    }
+
+    /// Everything up to this sequence is applied.
+    pub(crate) fn applied(&self) -> u64 {
+        *self.applied.borrow()
     }
 
     /// How many changes wait.
@@ -186,10 +216,43 @@ impl Projection {
         self.arrived.notify_all();
     }
 
-    fn take(&self) -> Option<Vec<Change>> {
+    /// Has something done once what came so far is applied.
+    pub(crate) async fn have_done(&self, chore: Chore) -> Result<Done, StoreError> {
+        let (done, hear) = oneshot::channel();
+        self.send((chore, done))?;
+        match hear.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(StoreError::Unavailable(format!("the projection: {error}"))),
+            Err(_) => Err(super::core::closed()),
+        }
+    }
+
+    fn send(&self, errand: Errand) -> Result<(), StoreError> {
         let mut queue = self.queue();
-        while queue.changes.is_empty() {
+        if queue.closed {
+            return Err(super::core::closed());
+        }
+        let after = queue.came;
+        queue.chores.push_back((after, errand));
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Changes first, but for what waits for no more of them.
+    fn take(&self) -> Option<Work> {
+        let mut queue = self.queue();
+        loop {
+            let taken = queue.taken;
+            let is_due = |errand: &mut (u64, Errand)| errand.0 <= taken;
+            if let Some((_, errand)) = queue.chores.pop_front_if(is_due) {
+                return Some(Work::Errand(errand));
+            }
+            if !queue.changes.is_empty() {
+                break;
+            }
             if queue.closed {
+                queue.chores.clear();
                 return None;
             }
             queue = self
@@ -197,8 +260,12 @@ impl Projection {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let patient =
-            |queue: &mut Queue| !(queue.wanted || queue.closed || queue.changes.len() >= BATCH_MAX);
+        let patient = |queue: &mut Queue| {
+            !(queue.wanted
+                || queue.closed
+                || queue.changes.len() >= BATCH_MAX
+                || !queue.chores.is_empty())
+        };
         let (mut queue, _) = self
             .arrived
             .wait_timeout_while(queue, LINGER, patient)
@@ -207,7 +274,8 @@ impl Projection {
         if count == queue.changes.len() {
             queue.wanted = false;
         }
-        Some(queue.changes.drain(..count).collect())
+        queue.taken += count as u64;
+        Some(Work::Changes(queue.changes.drain(..count).collect()))
     }
 
     /// Waits a while; true if the projection closed.

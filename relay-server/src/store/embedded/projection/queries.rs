@@ -582,14 +582,17 @@ pub(crate) struct Known {
     pub(crate) deliveries: Vec<Standing>,
 }
 
-/// What replays need to know of an event.
+/// What replays need to know of an event; an erased one cannot be replayed.
 pub(crate) fn known(
     connection: &Connection,
     tenant: TenantId,
     id: EventId,
 ) -> rusqlite::Result<Option<Known>> {
     let found = connection
-        .prepare_cached("SELECT seq, position, body_bytes FROM events WHERE id = ? AND tenant = ?")?
+        .prepare_cached(
+            "SELECT seq, position, body_bytes FROM events
+             WHERE id = ? AND tenant = ? AND method <> ''",
+        )?
         .query_row(params![blob(id.as_u128()), blob(tenant.as_u128())], |row| {
             Ok(Known {
                 seq: row.get(0)?,
@@ -643,6 +646,24 @@ pub(crate) fn remembered(
             position: Position::unpack(row.get(4)?),
         };
         if !each(remembered) {
+            return Ok(());
+        }
+    }
+    let mut statement = connection.prepare(
+        "SELECT tenant, source, provider_id, until, position FROM remembered
+         WHERE until > ?1 ORDER BY seq DESC",
+    )?;
+    let rows = statement.query_map([now.0], |row| {
+        Ok(Remembered {
+            tenant: TenantId::from_u128(u128::from_be_bytes(row.get(0)?)),
+            source: SourceId::from_u128(u128::from_be_bytes(row.get(1)?)),
+            provider_id: row.get(2)?,
+            until: Timestamp(row.get(3)?),
+            position: Position::unpack(row.get(4)?),
+        })
+    })?;
+    for row in rows {
+        if !each(row?) {
             break;
         }
     }

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -19,7 +19,7 @@ CREATE TABLE events (
   seq INTEGER PRIMARY KEY, id BLOB NOT NULL, tenant BLOB NOT NULL, source BLOB NOT NULL,
   received_at INTEGER NOT NULL, method TEXT NOT NULL, target TEXT NOT NULL, event_type TEXT,
   provider_id TEXT, remembered_until INTEGER NOT NULL, body_bytes INTEGER NOT NULL,
-  position INTEGER NOT NULL) STRICT;
+  position INTEGER NOT NULL, stored_bytes INTEGER NOT NULL) STRICT;
 CREATE INDEX events_by_id ON events (id);
 CREATE INDEX events_by_tenant ON events (tenant, seq);
 
@@ -54,6 +54,17 @@ CREATE TABLE attempts (
 
 CREATE TABLE repeats (
   event_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, last_at INTEGER NOT NULL) STRICT;
+
+CREATE TABLE usage (
+  tenant BLOB PRIMARY KEY, events INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE erasures (
+  seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, tenant BLOB NOT NULL, by TEXT NOT NULL,
+  what TEXT NOT NULL, events INTEGER, done INTEGER NOT NULL, begun BLOB) STRICT;
+
+CREATE TABLE remembered (
+  seq INTEGER PRIMARY KEY, tenant BLOB NOT NULL, source BLOB NOT NULL, provider_id TEXT NOT NULL,
+  until INTEGER NOT NULL, position INTEGER NOT NULL) STRICT;
 
 CREATE TABLE forgotten (source BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";

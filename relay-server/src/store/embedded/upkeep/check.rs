@@ -238,7 +238,7 @@ impl Inspection {
                 continue;
             }
             let offset = found.offset;
-            let is_plain = matches!(found.header.kind, Kind::Batch | Kind::Erase);
+            let is_plain = matches!(found.header.kind, Kind::Batch | Kind::Dropped);
             let replayed = Replayed {
                 segment: number,
                 found,
