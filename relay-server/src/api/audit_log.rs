@@ -3,7 +3,7 @@
 use axum::{
     body::Body,
     extract::State,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -28,7 +28,7 @@ use crate::{
 /// Records that an export reads at a time.
 const EXPORT_PAGE: u32 = 250;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct RecordView {
     /// Counts up over all tenants, with gaps.
     number: u64,
@@ -48,7 +48,7 @@ pub(super) struct RecordView {
     request_id: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct ActorView {
     token: String,
     name: String,
@@ -78,7 +78,7 @@ fn view(state: &ApiState, number: u64, record: AuditRecord) -> RecordView {
 }
 
 /// Which records.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FilterParams {
     /// The id of a token.
@@ -131,12 +131,22 @@ pub(super) async fn list(
     Ok(Answer::ok(List::numbered(rows.collect(), next)))
 }
 
+/// An answer of many JSON documents.
+#[derive(Debug)]
+pub(super) struct Export(Response);
+
+impl IntoResponse for Export {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
 /// Everything that matches, newest first, one JSON document a line, however long it is.
 pub(super) async fn export(
     OwnerOfTokens(tenant): OwnerOfTokens,
     State(state): State<ApiState>,
     Params(params): Params<FilterParams>,
-) -> Result<Response, Problem> {
+) -> Result<Export, Problem> {
     if params.limit.is_some() || params.cursor.is_some() {
         return Err(bad(
             "limit",
@@ -168,7 +178,7 @@ pub(super) async fn export(
     let fixed = HeaderValue::from_static;
     headers.insert(header::CONTENT_TYPE, fixed("application/x-ndjson"));
     headers.insert(header::CACHE_CONTROL, fixed("no-store"));
-    Ok(response)
+    Ok(Export(response))
 }
 
 /// Some lines, and the number before which to go on, if there is more.

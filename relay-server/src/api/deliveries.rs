@@ -26,7 +26,7 @@ use crate::{
     tenancy::Directory,
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct DeliveryView {
     id: String,
     event: String,
@@ -78,7 +78,7 @@ pub(super) fn parse_state(text: &str) -> Result<DeliveryState, Problem> {
         })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     event: Option<String>,
@@ -120,7 +120,7 @@ pub(super) async fn list(
     })))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct AttemptView {
     id: String,
     number: u32,
@@ -131,7 +131,7 @@ pub(super) struct AttemptView {
     outcome: OutcomeView,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 enum OutcomeView {
     Answered {
@@ -141,6 +141,7 @@ enum OutcomeView {
         response_start: BytesView<'static>,
     },
     Failed {
+        #[schemars(with = "String")]
         failure: ServiceFailure,
         detail: String,
     },
@@ -204,7 +205,7 @@ pub(super) async fn attempts(
     )))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Cancelled {
     id: String,
     state: &'static str,

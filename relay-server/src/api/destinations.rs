@@ -24,7 +24,7 @@ use crate::{
     tenancy::{Destination, DestinationPolicy, Invalid, Name, OldSignatures},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct DestinationView {
     id: String,
     name: String,
@@ -53,14 +53,14 @@ pub(super) struct DestinationView {
     updated_at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct DepthView {
     open: u64,
     dead: u64,
     oldest_open: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct PausedView {
     since: String,
     until: Option<String>,
@@ -99,7 +99,7 @@ fn view(destination: &Destination) -> DestinationView {
 
 /// What a destination is made with, or what changes about it; what is absent stays as it is, and
 /// `null` takes a limit away. Each policy is replaced as a whole.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
     clippy::option_option,
@@ -218,7 +218,7 @@ pub(super) async fn create(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Body(mut new): Body<DestinationBody>,
-) -> Result<Answer<DestinationView>, Problem> {
+) -> Result<Answer<DestinationView, 201>, Problem> {
     let name = new.name.take().ok_or_else(|| bad("name", "is missing"))?;
     let mut policy = DestinationPolicy::default();
     new.read()?.apply(&mut policy);
@@ -270,7 +270,7 @@ pub(super) async fn update(
 }
 
 /// What a pause is made with.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseBody {
     /// When it ends by itself.

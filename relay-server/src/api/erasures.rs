@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     Answer, ApiState,
     auth::{Caller, InTenant},
+    describe::{Describing, Part},
     extract::{Body, bad},
     pages::List,
     refused, unanswered,
@@ -43,8 +44,14 @@ impl FromRequestParts<ApiState> for Asker {
     }
 }
 
+impl Part for Asker {
+    fn describe(to: &mut Describing<'_>) {
+        InTenant::describe(to);
+    }
+}
+
 /// One of these.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum NewErasure {
     /// One event.
@@ -55,7 +62,7 @@ pub(super) enum NewErasure {
     Everything(String),
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct ErasedView {
     /// None if there was nothing to erase.
     number: Option<u64>,
@@ -123,7 +130,7 @@ fn matching(state: &ApiState, tenant: TenantId, filter: Filter) -> Selection {
     }))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct ErasureView {
     number: u64,
     at: String,

@@ -2,9 +2,9 @@
 
 use axum::{
     extract::{Path, State},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ use crate::{
     store::{EventDetail, EventFilter, EventSummary, NewDelivery, Replay, Replayed},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct EventView {
     id: String,
     source: String,
@@ -41,7 +41,7 @@ pub(super) struct EventView {
     deliveries: Vec<DeliveryState>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct DeliveryState {
     id: String,
     destination: String,
@@ -77,7 +77,7 @@ fn summary(state: &ApiState, tenant: TenantId, event: EventSummary) -> EventView
 }
 
 /// One event without its body, which has an address of its own.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct EventDetailView {
     id: String,
     source: String,
@@ -97,7 +97,7 @@ pub(super) struct EventDetailView {
     deliveries: Vec<DeliveryView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct VerificationView {
     rule: String,
     secret: Option<u16>,
@@ -131,7 +131,7 @@ fn detail(state: &ApiState, tenant: TenantId, detail: EventDetail) -> EventDetai
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     source: Option<String>,
@@ -205,12 +205,22 @@ pub(super) async fn show(
     Ok(Answer::ok(detail(&state, tenant, event)))
 }
 
+/// An answer that is the body of an event.
+#[derive(Debug)]
+pub(super) struct RawBody(Response);
+
+impl IntoResponse for RawBody {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
 /// The body, byte for byte, as something no browser shows: a stranger wrote it.
 pub(super) async fn body(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(event): Path<String>,
-) -> Result<Response, Problem> {
+) -> Result<RawBody, Problem> {
     let event = find(&state, tenant, &event).await?.event;
     if event.is_erased() {
         return Err(Problem::new(Code::Erased));
@@ -224,10 +234,10 @@ pub(super) async fn body(
     if let Ok(name) = HeaderValue::from_str(&name) {
         headers.insert(header::CONTENT_DISPOSITION, name);
     }
-    Ok((headers, event.body).into_response())
+    Ok(RawBody((headers, event.body).into_response()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewReplay {
     /// By id or name; where the event went, or would go now, unless given.
@@ -235,14 +245,14 @@ pub(super) struct NewReplay {
 }
 
 /// A replay of one event, made at once.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct ReplayView {
     replay: String,
     #[serde(flatten)]
     deliveries: List<ReplayedView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct ReplayedView {
     delivery: String,
     destination: String,
@@ -256,7 +266,7 @@ pub(super) async fn replay(
     State(state): State<ApiState>,
     Path(event): Path<String>,
     Body(asked): Body<NewReplay>,
-) -> Result<Answer<ReplayView>, Problem> {
+) -> Result<Answer<ReplayView, 202>, Problem> {
     let event = find(&state, tenant, &event).await?;
     let destinations = match &asked.destination {
         Some(text) => vec![destinations::find(&state, tenant, text)?.id],
@@ -306,7 +316,7 @@ pub(super) async fn replay(
         replay: replay.to_string(),
         deliveries: List::whole(deliveries),
     };
-    Ok(Answer(StatusCode::ACCEPTED, view))
+    Ok(Answer::accepted(view))
 }
 
 /// Where the event went, as far as that still exists; if it went nowhere, where it would go now.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Everything that is known of one event and what came of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Explanation {
     event: String,
     source: String,
@@ -45,14 +45,14 @@ pub(super) struct Explanation {
     timeline: Vec<Entry>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct VerificationView {
     rule: String,
     /// Which of the source's secrets matched, from 1, the oldest first, as they were then.
     secret: Option<u32>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct DedupeView {
     provider_id: Option<String>,
     remembered_until: Option<String>,
@@ -62,7 +62,7 @@ struct DedupeView {
 }
 
 /// What a route said.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct RouteView {
     route: String,
     /// Missing once the route is deleted, like its destination.
@@ -75,7 +75,7 @@ struct RouteView {
 }
 
 /// A delivery with its attempts and what it waits for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct DeliveryStory {
     #[serde(flatten)]
     delivery: DeliveryView,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How a destination is doing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct FlowView {
     /// Why nothing is handed out, if that is so.
     waits: Option<WaitView>,
@@ -22,14 +22,14 @@ pub(super) struct FlowView {
 }
 
 /// Why nothing is handed out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct WaitView {
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct AgentFlow {
     agent: String,
     service: &'static str,

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Answer, ApiState};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Version {
     version: &'static str,
     api: &'static str,

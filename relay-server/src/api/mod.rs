@@ -7,6 +7,10 @@ mod table;
 
 mod endpoints;
 
+mod describe;
+
+mod openapi;
+
 mod gate;
 
 mod auth;
@@ -114,6 +118,10 @@ pub fn router(state: ApiState) -> Router {
     Router::new()
         .nest(BASE, api)
         .route_layer(middleware::from_fn_with_state(gate, gate::pass))
+        .route("/api/openapi.json", get(openapi::show))
+        .route("/api/", get(openapi::page))
+        .route("/api/page.js", get(openapi::script))
+        .route("/api/page.css", get(openapi::style))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::metrics))
@@ -132,28 +140,53 @@ async fn wrong_method() -> Problem {
     Problem::new(Code::Method)
 }
 
-/// A JSON answer that no cache keeps.
+/// A JSON answer of one status that no cache keeps.
 #[derive(Debug)]
-struct Answer<T>(http::StatusCode, T);
+struct Answer<T, const STATUS: u16 = 200>(T);
 
-impl<T: Serialize> Answer<T> {
+impl<T> Answer<T> {
     fn ok(value: T) -> Self {
-        Self(http::StatusCode::OK, value)
-    }
-
-    fn created(value: T) -> Self {
-        Self(http::StatusCode::CREATED, value)
+        Self(value)
     }
 }
 
-impl<T: Serialize> IntoResponse for Answer<T> {
+impl<T> Answer<T, 201> {
+    fn created(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> Answer<T, 202> {
+    fn accepted(value: T) -> Self {
+        Self(value)
+    }
+}
+
+/// A JSON answer of one of two statuses.
+#[derive(Debug)]
+enum OneOfTwo<T, const ONE: u16, const OTHER: u16> {
+    One(T),
+    Other(T),
+}
+
+impl<T: Serialize, const STATUS: u16> IntoResponse for Answer<T, STATUS> {
     fn into_response(self) -> Response {
-        let mut response = (self.0, axum::Json(self.1)).into_response();
+        let mut response = axum::Json(self.0).into_response();
+        *response.status_mut() = http::StatusCode::from_u16(STATUS).unwrap_or(http::StatusCode::OK);
         let no_store = HeaderValue::from_static("no-store");
         response
             .headers_mut()
             .insert(header::CACHE_CONTROL, no_store);
         response
+    }
+}
+
+impl<T: Serialize, const ONE: u16, const OTHER: u16> IntoResponse for OneOfTwo<T, ONE, OTHER> {
+    fn into_response(self) -> Response {
+        match self {
+            Self::One(value) => Answer::<T, ONE>(value).into_response(),
+            Self::Other(value) => Answer::<T, OTHER>(value).into_response(),
+        }
     }
 }
 

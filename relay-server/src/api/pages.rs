@@ -15,7 +15,7 @@ const LIMIT_MAX: u32 = 250;
 const CURSOR_BYTES_MAX: usize = 512;
 
 /// One page as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct List<T> {
     data: Vec<T>,
     next_cursor: Option<String>,
@@ -77,7 +77,7 @@ pub(super) fn number_cursor(text: Option<&str>) -> Result<Option<u64>, Problem> 
 }
 
 /// Which page of settings a caller wants.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageParams {
     limit: Option<u32>,

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What to try: an event that has come, or a request.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RouteTest {
     event: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct RouteTest {
 }
 
 /// A request as the filter is to see it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TestRequest {
     method: Option<String>,
@@ -48,7 +48,7 @@ pub(super) struct TestRequest {
     event_type: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct RouteTestView {
     route: String,
     matched: bool,

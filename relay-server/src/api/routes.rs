@@ -22,7 +22,7 @@ use crate::{
     tenancy::{Directory, Invalid, Route, TenancyError},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct RouteView {
     id: String,
     name: String,
@@ -56,7 +56,7 @@ fn view(directory: &Directory, route: &Route) -> RouteView {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRoute {
     /// `SOURCE-DESTINATION` unless given.
@@ -69,7 +69,7 @@ pub(super) struct NewRoute {
     filter: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RouteChange {
     /// The version the change is based on.
@@ -113,7 +113,7 @@ pub(super) async fn create(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Body(new): Body<NewRoute>,
-) -> Result<Answer<RouteView>, Problem> {
+) -> Result<Answer<RouteView, 201>, Problem> {
     let unknown = |kind: &'static str| {
         let why = format!("the tenant has no such {kind}");
         let field = kind.into();

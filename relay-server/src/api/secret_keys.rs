@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Answer, ApiState, auth::Operator, complete, pages::List};
 use crate::problem::{Code, Problem};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct KeyView {
     /// A digest that names the key and tells nothing of it.
     id: String,
@@ -36,7 +36,7 @@ pub(super) async fn list(
 }
 
 /// What came of a change of keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Reloaded {
     /// Secrets that were encrypted anew.
     resealed: usize,

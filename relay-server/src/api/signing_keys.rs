@@ -12,13 +12,13 @@ use crate::{
 };
 
 /// All keys that are valid. Not `Debug`: keys are secrets.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub(super) struct KeyList {
     /// Newest first.
     data: Vec<KeyView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct KeyView {
     key: String,
     added_at: String,
@@ -49,7 +49,7 @@ pub(super) async fn show(
     list(&state, &destination)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Rotation {
     /// How long the key it has goes on signing beside the new one.

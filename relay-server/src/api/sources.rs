@@ -23,7 +23,7 @@ use crate::{
     verify::{RuleSpec, Secret},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct SourceView {
     id: String,
     name: String,
@@ -51,14 +51,14 @@ pub(super) struct SourceView {
     updated_at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct SecretView {
     added_at: String,
     /// Whether the provider brought it in a handshake.
     by_handshake: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct DedupeView {
     window_s: u64,
     body_hash: bool,
@@ -114,7 +114,7 @@ fn readiness(state: &ApiState, source: &Source) -> &'static str {
 }
 
 /// A source to create. Not `Debug`: it holds secrets.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSourceBody {
     name: String,
@@ -134,7 +134,7 @@ pub(super) struct NewSourceBody {
 }
 
 /// What changes; what is absent stays as it is, and `null` takes a limit away.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::option_option,
@@ -157,7 +157,7 @@ pub(super) struct SourceChange {
     version: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::option_option,
@@ -311,7 +311,7 @@ pub(super) async fn create(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Body(new): Body<NewSourceBody>,
-) -> Result<Answer<SourceView>, Problem> {
+) -> Result<Answer<SourceView, 201>, Problem> {
     let new = new.read()?;
     let tenancy = Arc::clone(&state.tenancy);
     let source = complete(async move { tenancy.create_source(tenant, new).await }).await?;
@@ -345,7 +345,7 @@ pub(super) async fn update(
 }
 
 /// A secret to add. Not `Debug`.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSecret {
     secret: String,
@@ -372,7 +372,7 @@ pub(super) async fn rotate_secret(
 }
 
 /// A secret that goes out: the only kind that does. Not `Debug`.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub(super) struct HandshakeSecret {
     secret: String,
 }

@@ -8,7 +8,10 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
-use super::ApiState;
+use super::{
+    ApiState,
+    describe::{Describe, Describing},
+};
 
 /// Where every path of the table begins.
 pub(super) const BASE: &str = "/api/v1";
@@ -22,8 +25,9 @@ pub(super) struct Operation {
     /// Its name: the kind of thing, a dot, and what is done; the audit log knows it by that.
     pub(super) id: &'static str,
     /// What it does, for people.
-    #[expect(dead_code, reason = "for the API's own description")]
     pub(super) summary: &'static str,
+    /// What its handler takes and answers.
+    pub(super) describe: fn(&mut Describing<'_>),
 }
 
 /// Endpoints and the router that serves them.
@@ -36,7 +40,7 @@ pub(super) struct Table {
 macro_rules! methods {
     ($($verb:ident $method:ident;)+) => {$(
         /// Adds an endpoint of this method.
-        pub(super) fn $verb<M, H>(
+        pub(super) fn $verb<M, D, H>(
             self,
             path: &'static str,
             id: &'static str,
@@ -44,10 +48,16 @@ macro_rules! methods {
             handler: H,
         ) -> Self
         where
-            H: Handler<M, ApiState>,
+            H: Handler<M, ApiState> + Describe<D>,
             M: 'static,
         {
-            let operation = Operation { method: Method::$method, path, id, summary };
+            let operation = Operation {
+                method: Method::$method,
+                path,
+                id,
+                summary,
+                describe: <H as Describe<D>>::describe,
+            };
             self.add(MethodFilter::$method, operation, handler)
         }
     )+};

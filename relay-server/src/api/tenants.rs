@@ -18,7 +18,7 @@ use crate::{
     tenancy::{Keep, Quota, Tenant, TenantLimits},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct TenantView {
     id: String,
     name: String,
@@ -32,20 +32,20 @@ pub(super) struct TenantView {
     created_at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct InForce {
     quota: QuotaFields,
     retention: RetentionFields,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct UsageView {
     stored_events: u64,
     stored_bytes: u64,
 }
 
 /// How much a tenant may bring.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct QuotaFields {
     ingest_per_second: Option<u32>,
     event_bytes_max: Option<u64>,
@@ -54,7 +54,7 @@ struct QuotaFields {
 }
 
 /// How long and how much of a tenant's is kept.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct RetentionFields {
     age_s: Option<u64>,
     events_max: Option<u64>,
@@ -113,7 +113,7 @@ fn view(state: &ApiState, tenant: &Tenant) -> TenantView {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTenant {
     name: String,
@@ -136,7 +136,7 @@ pub(super) async fn create(
     _: Operator,
     State(state): State<ApiState>,
     Body(new): Body<NewTenant>,
-) -> Result<Answer<TenantView>, Problem> {
+) -> Result<Answer<TenantView, 201>, Problem> {
     let tenancy = state.tenancy.clone();
     let tenant = complete(async move { tenancy.create_tenant(&new.name).await }).await?;
     Ok(Answer::created(view(&state, &tenant)))
@@ -151,7 +151,7 @@ pub(super) async fn show(
 }
 
 /// What changes; what is absent stays as it is, and `null` takes a limit away.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::option_option,
@@ -166,7 +166,7 @@ pub(super) struct LimitsChange {
     retention: RetentionChange,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
     clippy::option_option,
@@ -183,7 +183,7 @@ struct QuotaChange {
     stored_bytes_max: Option<Option<u64>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
     clippy::option_option,

@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::extract::{Path, State};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, ApiState,
+    ApiState, OneOfTwo,
     auth::{AgentCaller, InTenant},
     extract::Body,
     sources,
@@ -21,7 +20,7 @@ use crate::{
 };
 
 /// A test event to make; what is left out looks like the provider's own.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NewTest {
     /// By id or name; for agents only, as the API has it in the path.
@@ -36,7 +35,7 @@ pub(super) struct NewTest {
     path: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct TestView {
     /// The id of the event; of a repeat, that of the first.
     id: String,
@@ -79,7 +78,7 @@ pub(super) async fn send(
     State(state): State<ApiState>,
     Path(source): Path<String>,
     Body(test): Body<NewTest>,
-) -> Result<Answer<TestView>, Problem> {
+) -> Result<OneOfTwo<TestView, 202, 200>, Problem> {
     if test.source.is_some() {
         return Err(bad("the source is named by the path, not by the body"));
     }
@@ -91,19 +90,20 @@ async fn make(
     state: &ApiState,
     live: &LiveSource,
     test: NewTest,
-) -> Result<Answer<TestView>, Problem> {
+) -> Result<OneOfTwo<TestView, 202, 200>, Problem> {
     let accepted = state.ingress.send_test(live, test.read()?).await?;
-    let status = match accepted.duplicate {
-        true => StatusCode::OK,
-        false => StatusCode::ACCEPTED,
-    };
+    let is_repeat = accepted.duplicate;
     let view = TestView {
         id: accepted.id.to_string(),
         event_type: accepted.event_type,
         duplicate: accepted.duplicate,
         destinations: accepted.destinations,
     };
-    Ok(Answer(status, view))
+    Ok(if is_repeat {
+        OneOfTwo::Other(view)
+    } else {
+        OneOfTwo::One(view)
+    })
 }
 
 /// Answers `POST /agent/v1/send` of the public listener.
@@ -111,7 +111,7 @@ pub(super) async fn send_as_agent(
     AgentCaller { tenant, token }: AgentCaller,
     State(state): State<ApiState>,
     Body(mut test): Body<NewTest>,
-) -> Result<Answer<TestView>, Problem> {
+) -> Result<OneOfTwo<TestView, 202, 200>, Problem> {
     let source = test.source.take().ok_or_else(|| bad("name the source"))?;
     let live = sources::find(&state, tenant, &source)?;
     check_reach(&state, &live, &token)?;

@@ -20,7 +20,7 @@ use crate::{
     tenancy::{NewToken, Scope, Token, TokenKind},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct TokenView {
     id: String,
     name: String,
@@ -32,7 +32,7 @@ pub(super) struct TokenView {
 }
 
 /// A token with its text, which is shown this once. Not `Debug`.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub(super) struct CreatedToken {
     #[serde(flatten)]
     view: TokenView,
@@ -52,7 +52,7 @@ fn view(token: &Token) -> TokenView {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTokenBody {
     name: String,
@@ -112,7 +112,7 @@ pub(super) async fn create(
     OwnerOfTokens(owner): OwnerOfTokens,
     State(state): State<ApiState>,
     Body(new): Body<NewTokenBody>,
-) -> Result<Answer<CreatedToken>, Problem> {
+) -> Result<Answer<CreatedToken, 201>, Problem> {
     let new = new.read()?;
     let tenancy = state.tenancy;
     let created = complete(async move { tenancy.create_token(owner, new).await }).await?;

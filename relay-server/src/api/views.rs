@@ -17,7 +17,7 @@ pub(super) fn parse_time(parameter: &str, text: &str) -> Result<Timestamp, Probl
 }
 
 /// One header field. A value that is not text is shown in base64.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct HeaderView {
     name: String,
     #[serde(flatten)]
@@ -43,7 +43,7 @@ pub(super) fn headers(headers: &Headers) -> Vec<HeaderView> {
 }
 
 /// Bytes as text where they are text, so that people can read them and nothing is lost.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub(super) enum BytesView<'a> {
     /// Text.

@@ -25,7 +25,7 @@ const RAMP_START: f64 = 2.0;
 const RAMP_STEP: f64 = 4.0;
 
 /// When a service counts as down. Zero switches a rule off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerPolicy {
     /// Attempts in a row that do not reach the service or that it does not answer in time.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const EXCUSED_WAIT_MAX_MS: u64 = 60_000;
 
 /// How a destination retries: exponential with full jitter, or a schedule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// The longest wait before the second attempt, in milliseconds.

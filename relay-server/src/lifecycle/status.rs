@@ -17,7 +17,7 @@ pub enum Meaning {
 
 /// The meaning of status codes as people write it: lists of codes and ranges, such as `404`, `4xx`
 /// or `301-399`. What is in no list is as usual: 2xx delivers, 410 is dead, the rest is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StatusSpec {
     /// What means that the service took the event, besides 2xx.

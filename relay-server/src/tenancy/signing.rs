@@ -42,7 +42,9 @@ pub const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 pub const OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// What becomes of the signature that an event came with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum OldSignatures {
     /// It is delivered as it came.

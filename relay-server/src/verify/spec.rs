@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A rule as users write it in a source's settings, in JSON or TOML. Which fields count depends on
 /// `kind`; [`super::Rule::compile`] says what is missing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
     /// The family of schemes.
@@ -113,7 +113,7 @@ pub struct RuleSpec {
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
         pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant),+ }
     };
 }
@@ -274,7 +274,7 @@ words! {
 }
 
 /// One text or a list of texts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// One.
@@ -293,7 +293,7 @@ impl OneOrMany {
 }
 
 /// A claim that holds a SHA-256.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimHash {
     /// Name of the claim.
@@ -306,7 +306,7 @@ pub struct ClaimHash {
 }
 
 /// Where signatures are and how they are written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignatureSpec {
     /// One place or several, such as `header:X-Signature`.
@@ -329,7 +329,7 @@ pub struct SignatureSpec {
 }
 
 /// Where the signed time is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimestampSpec {
     /// `cap:t` (a key of the signature list), or a place such as `header:X-Timestamp`.

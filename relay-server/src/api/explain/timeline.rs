@@ -16,7 +16,7 @@ use crate::{
 const RESPONSE_CHARS_MAX: usize = 60;
 
 /// One thing that happened, or that is so now.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(super) struct Entry {
     /// When; missing for what is so now.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// One reason why nothing happens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(super) struct WaitView {
     /// `leased`, `retry`, `behind`, `parked`, `turn`, or what holds the destination: `paused`,
     /// `maintenance`, `no_agent`, `outage`, `room`, `in_flight_max`, `rate`.

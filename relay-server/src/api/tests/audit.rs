@@ -3,7 +3,7 @@
 use super::*;
 
 /// Name, caller, path and body.
-type Change = (&'static str, &'static str, &'static str, Value);
+pub(super) type Change = (&'static str, &'static str, &'static str, Value);
 
 /// For every operation that changes something: who calls it, with which path and body, so that it
 /// succeeds on what [`Api::customer`] makes. In an order that works.
@@ -145,6 +145,12 @@ fn last_changes() -> Vec<Change> {
     ]
 }
 
+/// All of them.
+pub(super) fn examples() -> Vec<Change> {
+    let parts = [changes(), more_changes(), last_changes()];
+    parts.into_iter().flatten().collect()
+}
+
 #[tokio::test]
 async fn whatever_changes_something_is_noted() {
     let api = Api::new().await;
@@ -154,11 +160,7 @@ async fn whatever_changes_something_is_noted() {
     let mut missing: Vec<_> = mutating.clone().map(|it| it.id).collect();
     // Needs a key file; `tests/it` runs it.
     missing.retain(|id| *id != "secret_keys.reload");
-    for (id, who, path, body) in changes()
-        .into_iter()
-        .chain(more_changes())
-        .chain(last_changes())
-    {
+    for (id, who, path, body) in examples() {
         let operation = mutating.clone().find(|it| it.id == id).unwrap();
         let token = if who == "operator" {
             &api.operator

@@ -1,4 +1,6 @@
 mod audit;
+mod isolation;
+mod openapi;
 
 use std::{collections::HashSet, sync::Arc};
 
