@@ -66,6 +66,10 @@ pub enum Command {
     Deliveries(ForRelay<DeliveriesCommand>),
     /// Erase events for good, and list what was erased.
     Erase(ForRelay<EraseCommand>),
+    /// List and show dead letters: what policy gave up.
+    DeadLetters(ForRelay<DeadLettersCommand>),
+    /// Deliver many events again: create, watch, pause, resume, cancel.
+    Replays(ForRelay<ReplaysCommand>),
     /// Look at the data on this machine's disk, and mend it.
     Store(StoreArgs),
     /// Copy the data to a file, also while a relay runs on it.
@@ -795,8 +799,9 @@ pub enum EventsCommand {
         /// With a delivery to this destination.
         #[arg(long)]
         destination: Option<String>,
-        /// With a delivery in this state: pending, retry, delivered, dead, cancelled, expired, quarantined.
-        #[arg(long)]
+        /// With a delivery in this state: pending, retry, delivered, dead, cancelled, expired, quarantined;
+        /// or unrouted.
+        #[arg(long, alias = "status")]
         state: Option<String>,
         /// Without any delivery.
         #[arg(long)]
@@ -804,10 +809,10 @@ pub enum EventsCommand {
         /// Of this type.
         #[arg(long = "type", value_name = "TYPE")]
         event_type: Option<String>,
-        /// Received at or after this time.
+        /// Received at or after this time, or within the last 30m, 24h, 7d.
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// Received before this time.
+        /// Received before this time, or longer ago than 30m, 24h, 7d.
         #[arg(long, value_name = "TIME")]
         until: Option<String>,
         /// Which part.
@@ -880,6 +885,9 @@ pub enum DeliveriesCommand {
         /// Of this event.
         #[arg(long)]
         event: Option<String>,
+        /// Made by this replay.
+        #[arg(long)]
+        replay: Option<String>,
         /// Which part.
         #[command(flatten)]
         page: PageArgs,
@@ -894,6 +902,123 @@ pub enum DeliveriesCommand {
         /// The id of the delivery.
         delivery: String,
     },
+}
+
+/// List and show dead letters: what policy gave up and nobody replayed since.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List dead letters, newest first.
+    #[command(
+        after_help = "Example: relay-server dead-letters list --destination billing --last 5xx --since 24h"
+    )]
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        which: DeadLetterArgs,
+        /// Which part.
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Show a dead letter and everything that was tried.
+    Get {
+        /// The id of the delivery.
+        delivery: String,
+    },
+}
+
+/// Which dead letters; all of them without any of these.
+#[derive(Debug, Args)]
+pub struct DeadLetterArgs {
+    /// Of events that this source accepted.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// To this destination.
+    #[arg(long)]
+    pub destination: Option<String>,
+    /// Of this event.
+    #[arg(long)]
+    pub event: Option<String>,
+    /// Of events of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// Given up for this reason: retries_exhausted, permanent, by_hand.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// What came of the last attempt: a status such as 503, a class such as 5xx, or dns, connect, tls,
+    /// timeout, broken, protocol, refused, abandoned, lost, other.
+    #[arg(long, value_name = "OUTCOME")]
+    pub last: Option<String>,
+    /// Of events received at or after this time, or within the last 30m, 24h, 7d.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Of events received before this time, or longer ago than 30m, 24h, 7d.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// Deliver many events again, at a pace.
+#[derive(Debug, Subcommand)]
+pub enum ReplaysCommand {
+    /// Replay what is named by id, all dead letters or all events that match.
+    #[command(
+        after_help = "Examples:\n  relay-server replays create --dead-letters --destination billing --since 24h --dry-run\n  relay-server replays create --events --state unrouted --to billing --rate 50\n  relay-server replays create evt_01m84384yvt65ca6cebw018p38 dlv_01m84384yvbf5x3z7w5k2r9r1c"
+    )]
+    Create(Box<NewReplayArgs>),
+    /// List replays, newest first.
+    List(PageArgs),
+    /// Show a replay and how far it is.
+    Get {
+        /// Its id.
+        replay: String,
+    },
+    /// Make no more deliveries for now; those that are owed already go on.
+    Pause {
+        /// Its id.
+        replay: String,
+    },
+    /// Go on.
+    Resume {
+        /// Its id.
+        replay: String,
+    },
+    /// Make no more deliveries for good, and end those that are still owed.
+    Cancel {
+        /// Its id.
+        replay: String,
+    },
+}
+
+/// What to replay, where to, and how fast.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct NewReplayArgs {
+    /// Ids of events (evt_...) or dead letters (dlv_...).
+    #[arg(value_name = "ID", group = "what")]
+    pub ids: Vec<String>,
+    /// Take the dead letters that match.
+    #[arg(long, group = "what")]
+    pub dead_letters: bool,
+    /// Take the events that match.
+    #[arg(long, group = "what")]
+    pub events: bool,
+    /// Which ones.
+    #[command(flatten)]
+    pub which: DeadLetterArgs,
+    /// With --events: with a delivery in this state, or unrouted.
+    #[arg(long, alias = "status")]
+    pub state: Option<String>,
+    /// Where to [default: wherever each went, or would go now].
+    #[arg(long, value_name = "DESTINATION")]
+    pub to: Option<String>,
+    /// Deliveries a second at most.
+    #[arg(long, value_name = "N")]
+    pub rate: Option<u32>,
+    /// Only say how many deliveries it would make, and what it would pass over.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A name of your choice: asking again with it makes no second replay.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
 }
 
 /// The flags of [`KEYS`], in their order.
@@ -1006,6 +1131,9 @@ mod tests {
             "token create a",
             "token create a --kind root",
             "deliveries list --dead --state pending",
+            "replays create",
+            "replays create --events --dead-letters",
+            "replays create evt_1 --events",
             "source list -o xml",
         ] {
             assert!(parse(line).is_err(), "{line}");

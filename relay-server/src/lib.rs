@@ -33,6 +33,8 @@ pub mod settle;
 
 pub mod tenancy;
 
+pub mod replays;
+
 pub mod api;
 
 pub mod problem;

@@ -23,6 +23,7 @@ use crate::{
     listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, TlsError},
     outbound::{Errands, Network, Outbound, PreloadError, preload},
     problem::{Code, Problem},
+    replays::Replays,
     session::{self, Pipes, Registry, SessionContext},
     settle::Settler,
     store::{DestinationKey, Due, Events, Keeping, Queries, Settings, StoreError, Swept},
@@ -99,6 +100,7 @@ pub struct Relay {
     admin_addr: SocketAddr,
     stores: Stores,
     tenancy: Arc<Tenancy>,
+    replays: Arc<Replays>,
     ingress: Arc<Ingress>,
     errands: Errands,
     clock: Arc<dyn Clock>,
@@ -151,6 +153,7 @@ impl Relay {
         );
         let tenancy = Arc::new(tenancy.await?);
         reseal(&tenancy).await;
+        let replays = open_replays(&stores, &tenancy).await?;
         let public_url = config
             .public_url
             .clone()
@@ -178,6 +181,7 @@ impl Relay {
             admin_addr,
             stores,
             tenancy,
+            replays,
             ingress,
             errands,
             clock,
@@ -208,8 +212,7 @@ impl Relay {
     /// Begins to serve.
     pub fn start(self) -> Running {
         let tasks = TaskTracker::new();
-        let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
-        let closed = CancellationToken::new();
+        let [draining, stop, closed] = [(); 3].map(|()| CancellationToken::new());
         let stores = self.stores;
         let (events, keeping) = (stores.events, stores.keeping);
         let dispatch = DispatchHandle::new(self.clock, Box::new(Arc::clone(&self.tenancy)));
@@ -245,6 +248,7 @@ impl Relay {
             events: Arc::clone(&events),
             queries: stores.queries,
             keeping: Arc::clone(&keeping),
+            replays: Arc::clone(&self.replays),
             ingress: Arc::clone(&self.ingress),
             dispatch: dispatch.clone(),
             registry: Arc::clone(&registry),
@@ -265,6 +269,7 @@ impl Relay {
         vital.spawn(self.errands.run(stop.clone()));
         let tenancy = Arc::clone(&self.tenancy);
         vital.spawn(retain(keeping, tenancy, self.sweep, stop.clone()));
+        vital.spawn(self.replays.run(stop.clone()));
         vital.spawn(sweep_listeners(self.tenancy, stop.clone()));
         Running {
             vital,
@@ -277,6 +282,17 @@ impl Relay {
             dispatch,
         }
     }
+}
+
+/// Reads the replay jobs that a stop left.
+async fn open_replays(stores: &Stores, tenancy: &Arc<Tenancy>) -> Result<Arc<Replays>, StoreError> {
+    let replays = Replays::open(
+        Arc::clone(&stores.settings),
+        Arc::clone(&stores.events),
+        Arc::clone(&stores.queries),
+        Arc::clone(tenancy),
+    );
+    Ok(Arc::new(replays.await?))
 }
 
 /// Changes nothing with a key that stored secrets were not encrypted with.

@@ -21,6 +21,8 @@ mod routing;
 
 mod explain;
 
+mod replay;
+
 mod agent;
 
 mod screen;

@@ -84,6 +84,7 @@ pub(super) struct ListParams {
     event: Option<String>,
     destination: Option<String>,
     state: Option<String>,
+    replay: Option<String>,
     limit: Option<u32>,
     cursor: Option<String>,
     /// Read by [`super::auth`].
@@ -102,10 +103,14 @@ pub(super) async fn list(
     let destination = params
         .destination
         .map(|text| destinations::find_id(&state, tenant, &text));
+    let replay = params
+        .replay
+        .map(|text| text.parse().map_err(|error| bad("replay", error)));
     let filter = DeliveryFilter {
         event: event.transpose()?,
         destination: destination.transpose()?,
         state: params.state.map(|text| parse_state(&text)).transpose()?,
+        replay: replay.transpose()?,
     };
     let limit = pages::limit(params.limit)?;
     let cursor = pages::cursor(params.cursor)?;
@@ -194,15 +199,21 @@ pub(super) async fn attempts(
     Path(delivery): Path<String>,
 ) -> Result<Answer<List<AttemptView>>, Problem> {
     let id = parse_id(&delivery)?;
-    let found = state
-        .queries
-        .attempts(tenant, id)
-        .await
-        .map_err(unanswered)?;
-    let found = found.ok_or(Problem::new(Code::NotFound))?;
+    let found = attempts_of(&state, tenant, id).await?;
     Ok(Answer::ok(List::whole(
-        found.into_iter().map(AttemptView::from).collect(),
+        found.ok_or(Problem::new(Code::NotFound))?,
     )))
+}
+
+/// The attempts of a delivery, first to last, if the tenant has it.
+pub(super) async fn attempts_of(
+    state: &ApiState,
+    tenant: TenantId,
+    delivery: DeliveryId,
+) -> Result<Option<Vec<AttemptView>>, Problem> {
+    let found = state.queries.attempts(tenant, delivery).await;
+    let found = found.map_err(unanswered)?;
+    Ok(found.map(|attempts| attempts.into_iter().map(AttemptView::from).collect()))
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]

@@ -18,6 +18,7 @@ use super::{
     Answer, ApiState, OneOfTwo,
     auth::{InTenant, Operator, OwnerOfTokens},
     extract::{Body, Params},
+    replays::IdempotencyKey,
 };
 use crate::problem::Problem;
 
@@ -251,6 +252,17 @@ fn not_null(schema: &mut Value) {
         && null == "null"
     {
         *types = one.clone();
+    }
+}
+
+impl Part for IdempotencyKey {
+    fn describe(to: &mut Describing<'_>) {
+        to.parameter(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "A name of your choice: asking again under it makes no second one.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }
+        }));
+        to.refuses(&[400, 409]);
     }
 }
 

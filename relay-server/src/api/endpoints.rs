@@ -1,8 +1,9 @@
 //! Every endpoint: path, name, summary, handler.
 
 use super::{
-    audit_log, deliveries, destinations, erasures, events, explain, health, route_test, routes,
-    secret_keys, signing_keys, sources, table::Table, tenants, test_events, tokens,
+    audit_log, dead_letters, deliveries, destinations, erasures, events, explain, health, replays,
+    route_test, routes, secret_keys, signing_keys, sources, table::Table, tenants, test_events,
+    tokens,
 };
 
 /// Every endpoint below `/api/v1`. A new one is one more line here.
@@ -18,6 +19,7 @@ pub(super) fn table() -> Table {
         .merge(destinations_table())
         .merge(routes_and_tokens_table())
         .merge(events_table())
+        .merge(replays_table())
         .merge(operators_table())
 }
 
@@ -249,6 +251,54 @@ fn events_table() -> Table {
             "audit_log.export",
             "Download who did what, one JSON document a line",
             audit_log::export,
+        )
+}
+
+/// What was given up, and many events delivered again.
+fn replays_table() -> Table {
+    Table::default()
+        .get(
+            "/dead-letters",
+            "dead_letters.list",
+            "List what policy gave up",
+            dead_letters::list,
+        )
+        .get(
+            "/dead-letters/{delivery}",
+            "dead_letters.show",
+            "Show a dead letter and what was tried",
+            dead_letters::show,
+        )
+        .get("/replays", "replays.list", "List replays", replays::list)
+        .post(
+            "/replays",
+            "replays.create",
+            "Deliver again what is named or matches; counts only, with `dry_run`",
+            replays::create,
+        )
+        .get(
+            "/replays/{replay}",
+            "replays.show",
+            "Show a replay and how far it is",
+            replays::show,
+        )
+        .post(
+            "/replays/{replay}/pause",
+            "replays.pause",
+            "Make no more deliveries for now",
+            replays::pause,
+        )
+        .post(
+            "/replays/{replay}/resume",
+            "replays.resume",
+            "Go on with a replay",
+            replays::resume,
+        )
+        .post(
+            "/replays/{replay}/cancel",
+            "replays.cancel",
+            "Make no more deliveries, and end those that are owed",
+            replays::cancel,
         )
 }
 

@@ -16,7 +16,7 @@ use super::{
     extract::{Body, Params, bad},
     pages::{self, List},
     sources, unanswered,
-    views::{self, HeaderView, parse_time},
+    views::{self, HeaderView, parse_past},
 };
 use crate::{
     ids,
@@ -136,6 +136,7 @@ fn detail(state: &ApiState, tenant: TenantId, detail: EventDetail) -> EventDetai
 pub(super) struct ListParams {
     source: Option<String>,
     destination: Option<String>,
+    #[serde(alias = "status")]
     state: Option<String>,
     #[serde(default)]
     unrouted: bool,
@@ -150,32 +151,68 @@ pub(super) struct ListParams {
     _tenant: Option<String>,
 }
 
+/// Which events are meant, as people say it. Empty fields match everything.
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EventChoice {
+    pub(super) source: Option<String>,
+    pub(super) destination: Option<String>,
+    /// The state of a delivery, or `unrouted`.
+    #[serde(alias = "status")]
+    pub(super) state: Option<String>,
+    pub(super) unrouted: bool,
+    #[serde(rename = "type")]
+    pub(super) event_type: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) until: Option<String>,
+}
+
+impl EventChoice {
+    /// The same for the store.
+    pub(super) fn filter(
+        &self,
+        state: &ApiState,
+        tenant: TenantId,
+    ) -> Result<EventFilter, Problem> {
+        let source = self.source.as_deref();
+        let source = source.map(|text| sources::find_id(state, tenant, text));
+        let destination = self.destination.as_deref();
+        let destination = destination.map(|text| destinations::find_id(state, tenant, text));
+        let past = |parameter: &str, text: &Option<String>| {
+            let text = text.as_deref();
+            text.map(|text| parse_past(parameter, text, state.tenancy.now()))
+                .transpose()
+        };
+        let is_unrouted = self.state.as_deref() == Some("unrouted");
+        let of_delivery = self.state.as_deref().filter(|_| !is_unrouted);
+        Ok(EventFilter {
+            id: None,
+            source: source.transpose()?,
+            destination: destination.transpose()?,
+            state: of_delivery.map(deliveries::parse_state).transpose()?,
+            unrouted: self.unrouted || is_unrouted,
+            event_type: self.event_type.clone(),
+            since: past("since", &self.since)?,
+            until: past("until", &self.until)?,
+        })
+    }
+}
+
 pub(super) async fn list(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Params(params): Params<ListParams>,
 ) -> Result<Answer<List<EventView>>, Problem> {
-    let time = |parameter: &str, text: Option<String>| {
-        text.map(|text| parse_time(parameter, &text)).transpose()
-    };
-    let source = params
-        .source
-        .map(|text| sources::find_id(&state, tenant, &text));
-    let destination = params
-        .destination
-        .map(|text| destinations::find_id(&state, tenant, &text));
-    let filter = EventFilter {
-        source: source.transpose()?,
-        destination: destination.transpose()?,
-        state: params
-            .state
-            .map(|text| deliveries::parse_state(&text))
-            .transpose()?,
+    let choice = EventChoice {
+        source: params.source,
+        destination: params.destination,
+        state: params.state,
         unrouted: params.unrouted,
         event_type: params.event_type,
-        since: time("since", params.since)?,
-        until: time("until", params.until)?,
+        since: params.since,
+        until: params.until,
     };
+    let filter = choice.filter(&state, tenant)?;
     let limit = pages::limit(params.limit)?;
     let cursor = pages::cursor(params.cursor)?;
     let page = state.queries.events(tenant, &filter, cursor, limit).await;

@@ -47,6 +47,10 @@ mod explain;
 
 mod deliveries;
 
+mod dead_letters;
+
+mod replays;
+
 mod audit_log;
 
 mod erasures;
@@ -77,6 +81,7 @@ use crate::{
     dispatch::DispatchHandle,
     ingress::Ingress,
     problem::{Code, Problem},
+    replays::Replays,
     session::Registry,
     store::{Events, Keeping, Queries, Settings, StoreError},
     tenancy::{KeySource, Tenancy, TenancyError},
@@ -98,6 +103,8 @@ pub struct ApiState {
     pub queries: Arc<dyn Queries>,
     /// How much is stored.
     pub keeping: Arc<dyn Keeping>,
+    /// Replay jobs.
+    pub replays: Arc<Replays>,
     /// Takes test events.
     pub ingress: Arc<Ingress>,
     /// How destinations are doing.

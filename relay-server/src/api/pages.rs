@@ -32,6 +32,15 @@ impl<T> List<T> {
         }
     }
 
+    /// A part, and where it goes on.
+    pub(super) fn part(data: Vec<T>, next: Option<String>) -> Self {
+        Self {
+            data,
+            has_more: next.is_some(),
+            next_cursor: next,
+        }
+    }
+
     /// A page of rows that are numbered.
     pub(super) fn numbered(data: Vec<T>, next: Option<u64>) -> Self {
         Self {
@@ -88,6 +97,28 @@ pub(super) struct PageParams {
 }
 
 impl PageParams {
+    /// A page of rows that come newest first, and its cursor: the last id that was shown.
+    pub(super) fn cut<R, I: Display>(
+        self,
+        newest_first: Vec<R>,
+        id: impl Fn(&R) -> I,
+    ) -> Result<(Vec<R>, Option<String>), Problem> {
+        let limit = limit(self.limit)? as usize;
+        let after = cursor(self.cursor)?;
+        // Ids of one kind have one length, so that their texts sort like the ids.
+        let is_after = |row: &R| {
+            let after = after.as_ref();
+            after.is_none_or(|cursor| id(row).to_string() < cursor.0)
+        };
+        let rows = newest_first.into_iter().filter(is_after);
+        let mut rows: Vec<R> = rows.take(limit + 1).collect();
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last().filter(|_| has_more);
+        let next = last.map(|row| id(row).to_string());
+        Ok((rows, next))
+    }
+
     /// A page of settings, given oldest first; the cursor is the last id that was shown.
     pub(super) fn page<'a, R: 'a, I: Display, T: Serialize>(
         self,

@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, output::Show};
 use crate::args::{
-    AuditCommand, DeliveriesCommand, DestinationCommand, EraseCommand, EventsCommand,
-    NewSourceArgs, PageArgs, PolicyArgs, RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs,
-    SourceCommand, TenantCommand, TestArgs, TokenCommand,
+    AuditCommand, DeadLetterArgs, DeadLettersCommand, DeliveriesCommand, DestinationCommand,
+    EraseCommand, EventsCommand, NewReplayArgs, NewSourceArgs, PageArgs, PolicyArgs,
+    ReplaysCommand, RouteCommand, SecretArgs, SigningKeyCommand, SourceArgs, SourceCommand,
+    TenantCommand, TestArgs, TokenCommand,
 };
 
 /// The largest file of a secret, key or rule that is read, in bytes.
@@ -28,6 +29,8 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) body: Option<Value>,
+    /// The caller's name for what is made, so that asking twice makes one.
+    pub(super) idempotency_key: Option<String>,
     pub(super) show: Show,
 }
 
@@ -39,6 +42,7 @@ impl Call {
             path: path.collect(),
             query: Vec::new(),
             body: None,
+            idempotency_key: None,
             show,
         }
     }
@@ -526,8 +530,10 @@ pub(super) fn deliveries(command: DeliveriesCommand) -> Result<Call, Failure> {
             state,
             destination,
             event,
+            replay,
             page,
         } => Call::list(&["deliveries"], page, Show::Deliveries)
+            .with("replay", replay)
             .with("state", state.or_else(|| dead.then(|| "dead".to_owned())))
             .with("destination", destination)
             .with("event", event),
@@ -540,6 +546,80 @@ pub(super) fn deliveries(command: DeliveriesCommand) -> Result<Call, Failure> {
             Call::post(&["deliveries", &delivery, "cancel"], json!({}))
         }
     })
+}
+
+pub(super) fn dead_letters(command: DeadLettersCommand) -> Result<Call, Failure> {
+    Ok(match command {
+        DeadLettersCommand::List { which, page } => {
+            let call = Call::list(&["dead-letters"], page, Show::DeadLetters);
+            dead_letter_choice(which)
+                .into_iter()
+                .fold(call, |call, (name, value)| call.with(name, Some(value)))
+        }
+        DeadLettersCommand::Get { delivery } => Call::get(&["dead-letters", &delivery]),
+    })
+}
+
+/// The fields of a choice that are given.
+fn dead_letter_choice(which: DeadLetterArgs) -> Vec<(&'static str, String)> {
+    let last = which.last.map(|last| {
+        let is_status = last.starts_with(|first: char| first.is_ascii_digit());
+        (if is_status { "status" } else { "failure" }, last)
+    });
+    let fields = [
+        ("source", which.source),
+        ("destination", which.destination),
+        ("event", which.event),
+        ("type", which.event_type),
+        ("reason", which.reason),
+        ("since", which.since),
+        ("until", which.until),
+    ];
+    let given = fields
+        .into_iter()
+        .filter_map(|(name, it)| Some((name, it?)));
+    given.chain(last).collect()
+}
+
+pub(super) fn replays(command: ReplaysCommand) -> Result<Call, Failure> {
+    let change = |replay: &str, what| Call::post(&["replays", replay, what], json!({}));
+    Ok(match command {
+        ReplaysCommand::Create(new) => create_replay(*new),
+        ReplaysCommand::List(page) => Call::list(&["replays"], page, Show::Replays),
+        ReplaysCommand::Get { replay } => Call::get(&["replays", &replay]),
+        ReplaysCommand::Pause { replay } => change(&replay, "pause"),
+        ReplaysCommand::Resume { replay } => change(&replay, "resume"),
+        ReplaysCommand::Cancel { replay } => change(&replay, "cancel"),
+    })
+}
+
+fn create_replay(new: NewReplayArgs) -> Call {
+    let mut choice: Map<String, Value> = dead_letter_choice(new.which)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    choice.extend(new.state.map(|state| ("state".to_owned(), state.into())));
+    let mut body = object([
+        ("to", new.to.map(Value::from)),
+        ("rate_per_second", new.rate.map(Value::from)),
+        ("dry_run", new.dry_run.then(|| true.into())),
+    ]);
+    let name = match (new.events, new.dead_letters) {
+        (true, _) => "events",
+        (_, true) => "dead_letters",
+        // A choice beside ids is for the relay to refuse.
+        _ if choice.is_empty() => "",
+        _ => "events",
+    };
+    if !new.ids.is_empty() {
+        body.insert("ids".to_owned(), new.ids.into());
+    }
+    if !name.is_empty() {
+        body.insert(name.to_owned(), choice.into());
+    }
+    let mut call = Call::post(&["replays"], body.into());
+    call.idempotency_key = new.idempotency_key;
+    call
 }
 
 pub(super) fn audit(command: AuditCommand) -> Call {

@@ -74,7 +74,11 @@ fn request(connection: &Connection, call: &Call) -> Result<Request<Full<Bytes>>,
         .as_ref()
         .map(ToString::to_string)
         .unwrap_or_default();
-    Request::builder()
+    let mut request = Request::builder();
+    if let Some(key) = &call.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    request
         .method(call.method.clone())
         .uri(target)
         .header(header::HOST, format!("{host}:{port}"))

@@ -91,6 +91,31 @@ pub(super) const DELIVERIES: &[Column] = &[
     ("REASON", |v| text(v, "reason")),
 ];
 
+pub(super) const DEAD_LETTERS: &[Column] = &[
+    ("ID", |v| text(v, "id")),
+    ("DIED", |v| text(v, "died_at")),
+    ("DESTINATION", |v| text(v, "destination_name")),
+    ("SOURCE", |v| text(v, "source_name")),
+    ("TYPE", |v| text(v, "type")),
+    ("ATTEMPTS", |v| text(v, "attempts")),
+    ("LAST", |v| match v.get("status") {
+        Some(Value::Number(status)) => status.to_string(),
+        _ => text(v, "failure"),
+    }),
+    ("REASON", |v| text(v, "reason")),
+];
+
+pub(super) const REPLAYS: &[Column] = &[
+    ("ID", |v| text(v, "id")),
+    ("STATE", |v| text(v, "state")),
+    ("WHAT", |v| text(v, "what")),
+    ("TO", |v| text(v, "to_name")),
+    ("TOTAL", |v| text(v, "total")),
+    ("MADE", |v| text(v, "made")),
+    ("DONE", |v| text(v, "done")),
+    ("FAILED", |v| text(v, "failed")),
+];
+
 pub(super) const ATTEMPTS: &[Column] = &[
     ("NUMBER", |v| text(v, "number")),
     ("ENDED", |v| text(v, "ended_at")),

@@ -126,6 +126,8 @@ pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
         Command::Deliveries(it) => talk(&it.connection, calls::deliveries(it.command)).await,
         Command::Audit(it) => talk(&it.connection, Ok(calls::audit(it.command))).await,
         Command::SecretKey(it) => secret_key::run(it, config).await,
+        Command::DeadLetters(it) => talk(&it.connection, calls::dead_letters(it.command)).await,
+        Command::Replays(it) => talk(&it.connection, calls::replays(it.command)).await,
         Command::Config(args) => match args.command {
             ConfigCommand::Check(args) => check_config(config, &args.overrides),
             ConfigCommand::Show(args) => show_config(config, &args.overrides),

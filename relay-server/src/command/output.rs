@@ -53,6 +53,10 @@ pub(super) enum Show {
     /// As a table.
     Deliveries,
     /// As a table.
+    DeadLetters,
+    /// As a table.
+    Replays,
+    /// As a table.
     Attempts,
     /// As a table.
     Erasures,
@@ -87,6 +91,8 @@ impl Show {
             Self::Tokens => columns::TOKENS,
             Self::Events => columns::EVENTS,
             Self::Deliveries => columns::DELIVERIES,
+            Self::DeadLetters => columns::DEAD_LETTERS,
+            Self::Replays => columns::REPLAYS,
             Self::Attempts => columns::ATTEMPTS,
             Self::Audit => columns::AUDIT,
             Self::SecretKeys => columns::SECRET_KEYS,
@@ -149,8 +155,13 @@ fn show_text(show: &Show, value: &Value) -> Result<(), Failure> {
         fields(value, 0, &mut out);
         return print(out.as_bytes());
     };
+    let next = value.get("next_cursor").and_then(Value::as_str);
     if rows.is_empty() {
-        tell("Nothing found.\n");
+        // What a filter asks for may be rare, and a page looks only so far.
+        tell(&next.map_or_else(
+            || "Nothing found.\n".to_owned(),
+            |cursor| format!("Nothing found so far; go on with --cursor {cursor}\n"),
+        ));
         return Ok(());
     }
     let columns = show.columns();
@@ -160,7 +171,7 @@ fn show_text(show: &Show, value: &Value) -> Result<(), Failure> {
         table.row(columns.iter().map(|(_, cell)| cell(row)));
     }
     print(table.to_string().as_bytes())?;
-    if let Some(cursor) = value.get("next_cursor").and_then(Value::as_str) {
+    if let Some(cursor) = next {
         tell(&format!("There is more: --cursor {cursor}\n"));
     }
     Ok(())

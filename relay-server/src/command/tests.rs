@@ -34,8 +34,16 @@ impl Desk {
         let config = TenancyConfig::default();
         let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock.clone(), config);
         let tenancy = Arc::new(tenancy.await.unwrap());
+        let replays = crate::replays::Replays::open(
+            store.clone(),
+            store.clone(),
+            store.clone(),
+            Arc::clone(&tenancy),
+        );
+        let replays = Arc::new(replays.await.unwrap());
         let router = api::router(ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
+            replays: Arc::clone(&replays),
             registry: Arc::default(),
             dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
             tenancy: Arc::clone(&tenancy),

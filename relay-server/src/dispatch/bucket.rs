@@ -7,26 +7,26 @@ const BURST: Duration = Duration::from_millis(100);
 
 /// A rate, as the time at which everything handed out so far would have been handed out at that rate.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     per_second: u32,
     owed_until: Instant,
 }
 
 impl Bucket {
     /// One from which nothing was taken yet.
-    pub(super) fn new(per_second: u32, now: Instant) -> Self {
+    pub(crate) fn new(per_second: u32, now: Instant) -> Self {
         Self {
             per_second: per_second.max(1),
             owed_until: now,
         }
     }
 
-    pub(super) fn per_second(&self) -> u32 {
+    pub(crate) fn per_second(&self) -> u32 {
         self.per_second
     }
 
     /// How much may be taken now.
-    pub(super) fn available(&self, now: Instant) -> u32 {
+    pub(crate) fn available(&self, now: Instant) -> u32 {
         let interval = self.interval().as_nanos();
         let saved = now.saturating_duration_since(self.owed_until).min(BURST);
         let lead = self.owed_until.saturating_duration_since(now).as_nanos();
@@ -39,19 +39,19 @@ impl Bucket {
     }
 
     /// Takes as much as is available at most.
-    pub(super) fn take(&mut self, count: u32, now: Instant) {
+    pub(crate) fn take(&mut self, count: u32, now: Instant) {
         let saved_since = now.checked_sub(BURST).unwrap_or(now);
         self.owed_until = self.owed_until.max(saved_since) + self.interval() * count;
     }
 
     /// Gives back what was taken and not used.
-    pub(super) fn give_back(&mut self, count: u32) {
+    pub(crate) fn give_back(&mut self, count: u32) {
         let back = self.interval() * count;
         self.owed_until = self.owed_until.checked_sub(back).unwrap_or(self.owed_until);
     }
 
     /// When something is available again.
-    pub(super) fn ready_at(&self) -> Instant {
+    pub(crate) fn ready_at(&self) -> Instant {
         self.owed_until
     }
 

@@ -26,6 +26,7 @@ mod driver;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bucket::Bucket;
 pub use driver::Dispatcher;
 pub use handle::{DispatchHandle, Outlet, Rulebook};
 pub use machine::{Assigned, Dispatch, Moment};

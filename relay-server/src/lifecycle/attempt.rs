@@ -1,5 +1,7 @@
 //! One replay and its outcome.
 
+use std::{fmt, str::FromStr};
+
 use bytes::Bytes;
 use protocol::{
     frame::{Headers, Outcome, Receipt, ServiceFailure},
@@ -60,6 +62,72 @@ impl AttemptOutcome {
                 ..
             }
         )
+    }
+}
+
+/// What came of an attempt, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The service answered with this status.
+    Answered(u16),
+    /// It gave no answer.
+    Failed(ServiceFailure),
+    /// The agent vanished with the lease.
+    Lost,
+}
+
+impl Ending {
+    /// Every ending without an answer, with its name in the API and on the command line.
+    pub const UNANSWERED: [(Self, &'static str); 10] = [
+        (Self::Failed(ServiceFailure::Dns), "dns"),
+        (Self::Failed(ServiceFailure::Connect), "connect"),
+        (Self::Failed(ServiceFailure::Tls), "tls"),
+        (Self::Failed(ServiceFailure::Timeout), "timeout"),
+        (Self::Failed(ServiceFailure::Broken), "broken"),
+        (Self::Failed(ServiceFailure::Protocol), "protocol"),
+        (Self::Failed(ServiceFailure::Refused), "refused"),
+        (Self::Failed(ServiceFailure::Abandoned), "abandoned"),
+        (Self::Failed(ServiceFailure::Other), "other"),
+        (Self::Lost, "lost"),
+    ];
+}
+
+impl fmt::Display for Ending {
+    /// The status, or the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Answered(status) = self {
+            return status.fmt(f);
+        }
+        let mut all = Self::UNANSWERED.iter();
+        let known = all.find(|(ending, _)| ending == self);
+        f.write_str(known.map_or("other", |(_, name)| name))
+    }
+}
+
+/// A text that names no ending without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be one of dns, connect, tls, timeout, broken, protocol, refused, abandoned, other, lost"
+)]
+pub struct UnknownEnding;
+
+impl FromStr for Ending {
+    type Err = UnknownEnding;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEnding> {
+        let mut all = Self::UNANSWERED.into_iter();
+        let known = all.find(|(_, name)| *name == text);
+        known.map(|(ending, _)| ending).ok_or(UnknownEnding)
+    }
+}
+
+impl From<&AttemptOutcome> for Ending {
+    fn from(outcome: &AttemptOutcome) -> Self {
+        match outcome {
+            AttemptOutcome::Answered { status, .. } => Self::Answered(*status),
+            AttemptOutcome::Failed { failure, .. } => Self::Failed(*failure),
+            AttemptOutcome::Lost => Self::Lost,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ mod route;
 
 mod waiting;
 
-pub use attempt::{AttemptOutcome, AttemptReport};
+pub use attempt::{AttemptOutcome, AttemptReport, Ending, UnknownEnding};
 pub use breaker::{Breaker, BreakerPolicy, BreakerView, Load, Sign};
 pub use delivery::{DeadReason, DeliveryState, EndReason};
 pub use event::{Event, Verification};

@@ -10,18 +10,18 @@ use async_trait::async_trait;
 use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 
 use super::{
-    Adopted, Appended, AttemptRecord, AuditFilter, AuditRecord, Cursor, DeliveryFilter,
-    DeliverySummary, Depth, DestinationKey, Due, Erased, Erasure, ErasureRecord, EventDetail,
-    EventFilter, EventSummary, Events, Held, Keeping, Lease, LeaseInfo, LeaseToken, NewDelivery,
-    NewEvent, PARKED_MAX, Page, Parked, Put, Queries, Repeats, Replay, Replayed, Resource,
-    ResourceKind, Retention, Retentions, Selection, Settings, Settled, Settlement, StoreError,
-    Stored, Swept, Usage, Want,
+    Adopted, Appended, AttemptRecord, AuditFilter, AuditRecord, Cursor, DeadLetter,
+    DeadLetterFilter, DeliveryFilter, DeliverySummary, Depth, DestinationKey, Due, EndingFilter,
+    Erased, Erasure, ErasureRecord, EventDetail, EventFilter, EventSummary, Events, Held, Keeping,
+    Lease, LeaseInfo, LeaseToken, Match, NewDelivery, NewEvent, PARKED_MAX, Page, Parked, Put,
+    Queries, Repeats, Replay, Replayable, Replayed, Resource, ResourceKind, Retention, Retentions,
+    Selection, Settings, Settled, Settlement, Span, StoreError, Stored, Swept, Usage, Want,
 };
 use crate::{
     clock::{Clock, Timestamp},
     lifecycle::{
-        DeliveryState, EndReason, Event, KeyDigest, Lane, OrderKey, Ready, RouteDecision, Spent,
-        Turns, Verdict, Waiting,
+        DeliveryState, EndReason, Ending, Event, KeyDigest, Lane, OrderKey, Ready, RouteDecision,
+        Spent, Turns, Verdict, Waiting,
     },
 };
 
@@ -263,6 +263,40 @@ impl Inner {
         Replayed::Owed
     }
 
+    fn event_matches(&self, event: &Event, filter: &EventFilter) -> bool {
+        let mut deliveries = self.of_event(event.id);
+        let delivery_matches = if filter.unrouted {
+            deliveries.next().is_none()
+        } else if filter.destination.is_some() || filter.state.is_some() {
+            deliveries.any(|row| {
+                filter
+                    .destination
+                    .is_none_or(|it| it == row.key.destination)
+                    && filter.state.is_none_or(|it| it == row.state)
+            })
+        } else {
+            true
+        };
+        filter.id.is_none_or(|it| it == event.id)
+            && filter.source.is_none_or(|it| it == event.source)
+            && (filter.event_type.is_none() || filter.event_type == event.event_type)
+            && filter.since.is_none_or(|since| event.received_at >= since)
+            && filter.until.is_none_or(|until| event.received_at < until)
+            && delivery_matches
+    }
+
+    fn matched(&self, event: &Event, dead: Option<&Row>) -> Match {
+        Match {
+            event: event.id,
+            source: event.source,
+            dead: dead.map(|row| (row.id, row.key.destination)),
+            deliveries: self
+                .of_event(event.id)
+                .map(|row| (row.key.destination, row.state))
+                .collect(),
+        }
+    }
+
     fn of_event(&self, id: EventId) -> impl Iterator<Item = &Row> {
         self.deliveries
             .values()
@@ -293,6 +327,29 @@ impl Row {
     /// Whether it is dead, and nothing took its place since.
     fn is_given_up(&self) -> bool {
         self.state == DeliveryState::Dead && self.superseded_by.is_none()
+    }
+
+    /// How its last attempt ended.
+    fn last(&self) -> Option<Ending> {
+        let (_, record) = self.records.last_key_value()?;
+        Some(Ending::from(&record.outcome))
+    }
+
+    fn is_dead_letter(&self, filter: &DeadLetterFilter) -> bool {
+        let event = &self.event;
+        let last = |wanted: EndingFilter| self.last().is_some_and(|last| wanted.takes(last));
+        self.is_given_up()
+            && filter.id.is_none_or(|it| it == self.id)
+            && filter.event.is_none_or(|it| it == event.id)
+            && filter.source.is_none_or(|it| it == event.source)
+            && filter
+                .destination
+                .is_none_or(|it| it == self.key.destination)
+            && (filter.event_type.is_none() || filter.event_type == event.event_type)
+            && (filter.reason.is_none() || filter.reason == self.reason)
+            && filter.last.is_none_or(last)
+            && filter.since.is_none_or(|since| event.received_at >= since)
+            && filter.until.is_none_or(|until| event.received_at < until)
     }
 
     fn reopen(&mut self, place: u64, now: Timestamp) {
@@ -888,27 +945,7 @@ impl Queries for Memory {
         let rows = inner
             .events
             .iter()
-            .filter(|(_, event)| {
-                let mut deliveries = inner.of_event(event.id);
-                let delivery_matches = if filter.unrouted {
-                    deliveries.next().is_none()
-                } else if filter.destination.is_some() || filter.state.is_some() {
-                    deliveries.any(|row| {
-                        filter
-                            .destination
-                            .is_none_or(|it| it == row.key.destination)
-                            && filter.state.is_none_or(|it| it == row.state)
-                    })
-                } else {
-                    true
-                };
-                event.tenant == tenant
-                    && filter.source.is_none_or(|it| it == event.source)
-                    && (filter.event_type.is_none() || filter.event_type == event.event_type)
-                    && filter.since.is_none_or(|since| event.received_at >= since)
-                    && filter.until.is_none_or(|until| event.received_at < until)
-                    && delivery_matches
-            })
+            .filter(|(_, event)| event.tenant == tenant && inner.event_matches(event, filter))
             .map(|(seq, event)| {
                 let summary = EventSummary {
                     id: event.id,
@@ -968,6 +1005,7 @@ impl Queries for Memory {
                         .destination
                         .is_none_or(|it| it == row.key.destination)
                     && filter.state.is_none_or(|it| it == row.state)
+                    && filter.replay.is_none_or(|it| row.replay == Some(it))
             })
             .map(|(seq, row)| (*seq, row.summary()))
             .collect();
@@ -983,6 +1021,94 @@ impl Queries for Memory {
         Ok(inner
             .row(tenant, delivery)
             .map(|row| row.records.values().cloned().collect()))
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: TenantId,
+        filter: &DeadLetterFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<DeadLetter>, StoreError> {
+        let inner = self.open()?;
+        let dead = inner
+            .deliveries
+            .iter()
+            .filter(|(_, row)| row.key.tenant == tenant && row.is_dead_letter(filter));
+        let letter = |(seq, row): (&u64, &Row)| {
+            let letter = DeadLetter {
+                delivery: row.summary(),
+                source: row.event.source,
+                event_type: row.event.event_type.clone(),
+                last: row.last(),
+            };
+            (*seq, letter)
+        };
+        Ok(page(dead.map(letter).collect(), after, limit))
+    }
+
+    async fn select(
+        &self,
+        tenant: TenantId,
+        selection: &Replayable,
+        span: &Span,
+        limit: u32,
+    ) -> Result<Page<Match>, StoreError> {
+        let inner = self.open()?;
+        let place = |cursor: &Cursor| cursor.0.parse::<u64>().ok();
+        let after = span.after.as_ref();
+        let after = after.map_or(0, |cursor| place(cursor).unwrap_or(u64::MAX));
+        let upto = place(&span.upto).unwrap_or(0);
+        let within = |seq: &u64| *seq > after && *seq <= upto;
+        let mut rows: Vec<(u64, Match)> = match selection {
+            Replayable::Events(filter) => inner
+                .events
+                .iter()
+                .filter(|(seq, event)| {
+                    within(seq)
+                        && event.tenant == tenant
+                        && !event.is_erased()
+                        && inner.event_matches(event, filter)
+                })
+                .map(|(seq, event)| (*seq, inner.matched(event, None)))
+                .collect(),
+            Replayable::DeadLetters(filter) => inner
+                .deliveries
+                .iter()
+                .filter(|(seq, row)| {
+                    within(seq)
+                        && row.key.tenant == tenant
+                        && !row.event.is_erased()
+                        && row.is_dead_letter(filter)
+                })
+                .map(|(seq, row)| (*seq, inner.matched(&row.event, Some(row))))
+                .collect(),
+        };
+        let limit = limit.clamp(1, 250) as usize;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more);
+        Ok(Page {
+            next: next.map(|(seq, _)| Cursor(seq.to_string())),
+            rows: rows.into_iter().map(|(_, row)| row).collect(),
+        })
+    }
+
+    async fn newest(&self) -> Result<Cursor, StoreError> {
+        Ok(Cursor(self.open()?.sequence.to_string()))
+    }
+
+    async fn replayed(
+        &self,
+        tenant: TenantId,
+        replay: ReplayId,
+        state: DeliveryState,
+    ) -> Result<u64, StoreError> {
+        let inner = self.open()?;
+        let made = inner.deliveries.values().filter(|row| {
+            row.key.tenant == tenant && row.replay == Some(replay) && row.state == state
+        });
+        Ok(made.count() as u64)
     }
 
     async fn waiting(

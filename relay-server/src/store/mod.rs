@@ -41,7 +41,8 @@ pub use keeping::{
     Erased, Erasure, ErasureRecord, Keeping, Retention, Retentions, Selection, Stored, Swept, Usage,
 };
 pub use queries::{
-    AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, EventDetail, EventFilter,
-    EventSummary, Page, Queries, Repeats,
+    AttemptRecord, Cursor, DeadLetter, DeadLetterFilter, DeliveryFilter, DeliverySummary, Depth,
+    EndingFilter, EventDetail, EventFilter, EventSummary, Match, Page, Queries, Repeats,
+    Replayable, Span,
 };
 pub use settings::{Put, Resource, ResourceKind, Settings};

@@ -11,14 +11,15 @@ use protocol::id::{
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    lifecycle::{AttemptOutcome, DeliveryState, Event, RouteDecision, Waiting},
+    lifecycle::{AttemptOutcome, DeliveryState, Ending, Event, RouteDecision, Waiting},
 };
 
 /// Where a page starts; opaque to everyone but the backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// One page of a list, newest first.
+/// One page of a list, newest first unless it says otherwise. It may hold fewer rows than asked for,
+/// even none, although there are more: what a filter asks for may be rare.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     /// The rows.
@@ -28,8 +29,10 @@ pub struct Page<T> {
 }
 
 /// Which events to list. Empty fields match everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
+    /// Only this one.
+    pub id: Option<EventId>,
     /// Accepted by this source.
     pub source: Option<SourceId>,
     /// With a delivery to this destination.
@@ -102,6 +105,102 @@ pub struct DeliveryFilter {
     pub destination: Option<DestinationId>,
     /// In this state.
     pub state: Option<DeliveryState>,
+    /// Made by this replay.
+    pub replay: Option<ReplayId>,
+}
+
+/// Which dead letters to list or to replay. Empty fields match everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// Only this one.
+    pub id: Option<DeliveryId>,
+    /// Of events that this source accepted.
+    pub source: Option<SourceId>,
+    /// To this destination.
+    pub destination: Option<DestinationId>,
+    /// Of this event.
+    pub event: Option<EventId>,
+    /// Of events of this type.
+    pub event_type: Option<String>,
+    /// Given up for this reason, as a code.
+    pub reason: Option<String>,
+    /// Whose last attempt ended so.
+    pub last: Option<EndingFilter>,
+    /// Of events received at or after.
+    pub since: Option<Timestamp>,
+    /// Of events received before.
+    pub until: Option<Timestamp>,
+}
+
+impl DeadLetterFilter {
+    /// Whether at most a few can match, found by an id.
+    pub fn names_one(&self) -> bool {
+        self.id.is_some() || self.event.is_some()
+    }
+}
+
+/// How a last attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndingFilter {
+    /// With a status from the first to the last of these.
+    Status(u16, u16),
+    /// Exactly so.
+    Is(Ending),
+}
+
+impl EndingFilter {
+    /// Whether an attempt that ended so is meant.
+    pub fn takes(self, ending: Ending) -> bool {
+        match (self, ending) {
+            (Self::Status(from, to), Ending::Answered(status)) => (from..=to).contains(&status),
+            (Self::Status(..), _) => false,
+            (Self::Is(wanted), ending) => wanted == ending,
+        }
+    }
+}
+
+/// A delivery that policy gave up and that was not replayed since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The delivery; `updated_at` is when it died.
+    pub delivery: DeliverySummary,
+    /// The source that accepted the event.
+    pub source: SourceId,
+    /// The event's type, where known.
+    pub event_type: Option<String>,
+    /// How its last attempt ended, if there was one.
+    pub last: Option<Ending>,
+}
+
+/// What a replay takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayable {
+    /// Events.
+    Events(EventFilter),
+    /// Dead letters.
+    DeadLetters(DeadLetterFilter),
+}
+
+/// A part of a list that goes from the oldest to the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// After this place; from the oldest if none.
+    pub after: Option<Cursor>,
+    /// Up to this place: see [`Queries::newest`].
+    pub upto: Cursor,
+}
+
+/// Something that a replay takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// The event.
+    pub event: EventId,
+    /// The source that accepted it.
+    pub source: SourceId,
+    /// The dead letter that matched, and where it was to go.
+    pub dead: Option<(DeliveryId, DestinationId)>,
+    /// Where the event went, and where those deliveries stand.
+    pub deliveries: Vec<(DestinationId, DeliveryState)>,
 }
 
 /// A delivery in a list.
@@ -190,6 +289,35 @@ pub trait Queries: fmt::Debug + Send + Sync + 'static {
         tenant: TenantId,
         delivery: DeliveryId,
     ) -> Result<Option<Vec<AttemptRecord>>, StoreError>;
+
+    /// Dead letters, newest first. `limit` is 1 to 250.
+    async fn dead_letters(
+        &self,
+        tenant: TenantId,
+        filter: &DeadLetterFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<DeadLetter>, StoreError>;
+
+    /// What a replay may take, oldest first. `limit` is 1 to 250.
+    async fn select(
+        &self,
+        tenant: TenantId,
+        selection: &Replayable,
+        span: &Span,
+        limit: u32,
+    ) -> Result<Page<Match>, StoreError>;
+
+    /// The place in the lists of [`Self::select`] before which everything is that is durable now.
+    async fn newest(&self) -> Result<Cursor, StoreError>;
+
+    /// How many deliveries of a replay are in a state.
+    async fn replayed(
+        &self,
+        tenant: TenantId,
+        replay: ReplayId,
+        state: DeliveryState,
+    ) -> Result<u64, StoreError>;
 
     /// What an open delivery waits for, as far as the store decides it. `None` if the tenant has no
     /// such open delivery.

@@ -22,6 +22,8 @@ pub enum ResourceKind {
     Route,
     /// A credential.
     Token,
+    /// A replay job.
+    Replay,
 }
 
 impl ResourceKind {
@@ -33,6 +35,7 @@ impl ResourceKind {
             Self::Destination => "destination",
             Self::Route => "route",
             Self::Token => "token",
+            Self::Replay => "replay",
         }
     }
 }

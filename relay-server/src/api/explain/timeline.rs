@@ -99,6 +99,11 @@ fn arrival(told: &Told<'_>, lines: &mut Lines) {
         str::to_owned,
     );
     let bytes = event.body.len();
+    if event.is_erased() {
+        let text = format!("at source {source}; its content was erased since");
+        lines.add(at, "received", text);
+        return;
+    }
     let text = format!(
         "{} {}{from} at source {source}, {bytes} bytes",
         event.method, event.target

@@ -117,7 +117,17 @@ fn more_changes() -> Vec<Change> {
 /// The rest of [`more_changes`].
 fn last_changes() -> Vec<Change> {
     let tenant = "tenant";
+    let replay = |id, path| (id, tenant, path, json!({}));
     vec![
+        (
+            "replays.create",
+            tenant,
+            "/replays",
+            json!({ "dead_letters": {} }),
+        ),
+        replay("replays.pause", "/replays/{replay}/pause"),
+        replay("replays.resume", "/replays/{replay}/resume"),
+        replay("replays.cancel", "/replays/{replay}/cancel"),
         (
             "deliveries.cancel",
             tenant,
@@ -160,6 +170,7 @@ async fn whatever_changes_something_is_noted() {
     let mut missing: Vec<_> = mutating.clone().map(|it| it.id).collect();
     // Needs a key file; `tests/it` runs it.
     missing.retain(|id| *id != "secret_keys.reload");
+    let mut replay = String::new();
     for (id, who, path, body) in examples() {
         let operation = mutating.clone().find(|it| it.id == id).unwrap();
         let token = if who == "operator" {
@@ -169,10 +180,14 @@ async fn whatever_changes_something_is_noted() {
         };
         let path = path
             .replace("{event}", &acme.event)
-            .replace("{delivery}", &acme.delivery);
+            .replace("{delivery}", &acme.delivery)
+            .replace("{replay}", &replay);
         let (status, answer) = api.call(token, operation.method.clone(), &path, body).await;
         assert!(status.is_success(), "{id}: {status} {answer}");
         missing.retain(|missing| *missing != id);
+        if id == "replays.create" {
+            replay = text(&answer, "id");
+        }
 
         let log = api.get(&api.operator, "/audit-log?limit=1").await;
         let record = &log["data"][0];

@@ -24,6 +24,7 @@ fn nothing() -> Things {
         ("token", id("tok"), "nobodys-token".to_owned()),
         ("event", id("evt"), id("evt")),
         ("delivery", id("dlv"), id("dlv")),
+        ("replay", id("rpl"), id("rpl")),
         ("actor", id("tok"), id("tok")),
         ("resource", id("src"), id("src")),
     ])
@@ -42,6 +43,9 @@ async fn victim(api: &Api) -> (String, Things) {
     let new = json!({ "name": "hidden-token", "kind": "agent" });
     let agent = text(&api.create(token, "/tokens", new).await, "id");
     let (event, delivery) = api.accept(&other.tenant, &source, &destination).await;
+    let new = json!({ "dead_letters": {} });
+    let replay = Api::expect(api.call(token, Method::POST, "/replays", new).await, 202);
+    let replay = text(&replay, "id");
     let things = Things(vec![
         ("tenant", other.tenant.clone(), "hidden-tenant".to_owned()),
         ("source", source.clone(), "hidden-source".to_owned()),
@@ -50,6 +54,7 @@ async fn victim(api: &Api) -> (String, Things) {
         ("token", agent.clone(), "hidden-token".to_owned()),
         ("event", event.clone(), event),
         ("delivery", delivery.clone(), delivery),
+        ("replay", replay.clone(), replay),
         ("actor", agent.clone(), agent),
         ("resource", source.clone(), source),
     ]);
@@ -189,7 +194,7 @@ async fn state(api: &Api, token: &str, tenant: &str) -> String {
         .filter(|it| it.tenant == Some(tenant))
         .collect();
     let mut state = format!("{settings:?}");
-    for path in ["/events", "/deliveries", "/audit-log"] {
+    for path in ["/events", "/deliveries", "/replays", "/audit-log"] {
         state.push_str(&api.get(token, path).await.to_string());
     }
     state

@@ -54,9 +54,17 @@ impl Api {
         let config = TenancyConfig::default();
         let tenancy = Tenancy::open(store.clone(), store.clone(), key, clock.clone(), config);
         let tenancy = Arc::new(tenancy.await.unwrap());
+        let replays = crate::replays::Replays::open(
+            store.clone(),
+            store.clone(),
+            store.clone(),
+            Arc::clone(&tenancy),
+        );
+        let replays = Arc::new(replays.await.unwrap());
         let state = ApiState {
             ingress: Arc::new(Ingress::for_tests(&tenancy, store.clone())),
             dispatch: DispatchHandle::new(clock, Box::new(Arc::clone(&tenancy))),
+            replays: Arc::clone(&replays),
             registry: Arc::default(),
             tenancy,
             events: store.clone(),

@@ -21,6 +21,8 @@ pub mod manage;
 
 pub mod look;
 
+pub mod replays;
+
 pub mod configure;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -413,6 +415,12 @@ macro_rules! store_conformance {
                 depth_counts_open_and_dead,
                 an_open_delivery_waits_for_something,
                 what_is_behind_waits_for_its_key,
+            }
+            replays::{
+                dead_letters_are_filtered,
+                a_dead_letter_leaves_when_it_is_owed_again,
+                a_replay_takes_what_was_there_oldest_first,
+                deliveries_of_a_replay_are_counted,
             }
             configure::{
                 a_resource_is_stored_replaced_and_removed,

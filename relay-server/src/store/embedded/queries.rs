@@ -1,18 +1,19 @@
 //! What people look at: the projection, once it has applied what was durable when they asked.
 
 use async_trait::async_trait;
-use protocol::id::{DeliveryId, DestinationId, EventId, TenantId};
+use protocol::id::{DeliveryId, DestinationId, EventId, ReplayId, TenantId};
 
 use super::{
     Embedded,
     journal::payload::Accept,
-    projection::{queries, waiting},
+    projection::{queries, replays, waiting},
 };
 use crate::{
-    lifecycle::Waiting,
+    lifecycle::{DeliveryState, Waiting},
     store::{
-        AttemptRecord, Cursor, DeliveryFilter, DeliverySummary, Depth, DestinationKey, EventDetail,
-        EventFilter, EventSummary, Page, Queries, StoreError,
+        AttemptRecord, Cursor, DeadLetter, DeadLetterFilter, DeliveryFilter, DeliverySummary,
+        Depth, DestinationKey, EventDetail, EventFilter, EventSummary, Match, Page, Queries,
+        Replayable, Span, StoreError,
     },
 };
 
@@ -94,6 +95,56 @@ impl Queries for Embedded {
         self.core
             .projection
             .read(move |connection| queries::attempts(connection, tenant, delivery))
+            .await
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: TenantId,
+        filter: &DeadLetterFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<DeadLetter>, StoreError> {
+        self.fresh().await?;
+        let filter = filter.clone();
+        self.core
+            .projection
+            .read(move |connection| {
+                replays::dead_letters(connection, tenant, &filter, after.as_ref(), limit)
+            })
+            .await
+    }
+
+    async fn select(
+        &self,
+        tenant: TenantId,
+        selection: &Replayable,
+        span: &Span,
+        limit: u32,
+    ) -> Result<Page<Match>, StoreError> {
+        self.fresh().await?;
+        let (selection, span) = (selection.clone(), span.clone());
+        self.core
+            .projection
+            .read(move |connection| replays::select(connection, tenant, &selection, &span, limit))
+            .await
+    }
+
+    async fn newest(&self) -> Result<Cursor, StoreError> {
+        self.fresh().await?;
+        self.core.projection.read(replays::newest).await
+    }
+
+    async fn replayed(
+        &self,
+        tenant: TenantId,
+        replay: ReplayId,
+        state: DeliveryState,
+    ) -> Result<u64, StoreError> {
+        self.fresh().await?;
+        self.core
+            .projection
+            .read(move |connection| replays::replayed(connection, tenant, replay, state))
             .await
     }
 

@@ -257,8 +257,8 @@ fn failure(error: &rusqlite::Error) -> StoreError {
 }
 
 fn kind_of(text: &str) -> rusqlite::Result<ResourceKind> {
-    use ResourceKind::{Destination, Route, Source, Tenant, Token};
-    [Tenant, Source, Destination, Route, Token]
+    use ResourceKind::{Destination, Replay, Route, Source, Tenant, Token};
+    [Tenant, Source, Destination, Route, Token, Replay]
         .into_iter()
         .find(|kind| kind.as_str() == text)
         .ok_or(rusqlite::Error::InvalidQuery)

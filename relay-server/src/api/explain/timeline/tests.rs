@@ -139,6 +139,14 @@ fn an_event_that_nobody_takes() {
 }
 
 #[test]
+fn of_an_erased_event_only_its_time_is_left() {
+    let mut detail = event();
+    detail.event.method = String::new();
+    let expected = "20 received: at source shop; its content was erased since";
+    check(&detail, &[], &[], &[expected]);
+}
+
+#[test]
 fn a_delivery_that_dies_and_is_replayed() {
     let mut detail = event();
     detail.repeats = Repeats {

@@ -15,7 +15,7 @@ use protocol::{
 use crate::{
     clock::Timestamp,
     lifecycle::{
-        AttemptOutcome, AttemptReport, DeadReason, EndReason, Event, KeyDigest, OrderKey,
+        AttemptOutcome, AttemptReport, DeadReason, EndReason, Ending, Event, KeyDigest, OrderKey,
         RouteDecision, Spent, Verdict, Verification,
     },
     store::{DestinationKey, NewDelivery},
@@ -519,6 +519,28 @@ const FAILURES: [ServiceFailure; 9] = [
     ServiceFailure::Refused,
     ServiceFailure::Abandoned,
 ];
+
+/// A status as itself; anything else below the lowest status.
+pub(crate) fn ending_number(ending: Ending) -> i64 {
+    match ending {
+        Ending::Answered(status) => i64::from(status),
+        Ending::Failed(failure) => {
+            let code = FAILURES.iter().position(|it| *it == failure).unwrap_or(0);
+            i64::try_from(code).unwrap_or(0) + 1
+        }
+        Ending::Lost => 0,
+    }
+}
+
+/// What [`ending_number`] made.
+pub(crate) fn ending_of(number: i64) -> Option<Ending> {
+    let number = u16::try_from(number).ok()?;
+    Some(match number {
+        0 => Ending::Lost,
+        1..100 => Ending::Failed(*FAILURES.get(usize::from(number) - 1)?),
+        status => Ending::Answered(status),
+    })
+}
 
 /// An outcome on its own: the projection keeps it in the same form.
 pub(crate) fn encode_outcome(outcome: &AttemptOutcome) -> Bytes {

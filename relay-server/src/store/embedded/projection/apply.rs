@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::{chores::move_to, queries::signed, schema::DEAD};
 use crate::{
     clock::Timestamp,
-    lifecycle::{DeliveryState, Event, OrderKey, Spent, Verdict},
+    lifecycle::{DeliveryState, Ending, Event, OrderKey, Spent, Verdict},
     store::{
         DestinationKey, NewDelivery, Usage,
         embedded::journal::{
@@ -17,7 +17,7 @@ use crate::{
             erasing::Erasing,
             payload::{
                 Accept, DeliveryRef, End, EndDestination, ForgetSource, Park, Queue, Repeat,
-                Requeue, Settle, encode_outcome,
+                Requeue, Settle, encode_outcome, ending_number,
             },
             record::Kind,
             recovery::Replayed,
@@ -159,6 +159,8 @@ struct Row {
     replay: Option<ReplayId>,
     superseded_by: Option<DeliveryId>,
     order: Option<OrderKey>,
+    /// What came of the last attempt.
+    ending: Option<i64>,
 }
 
 impl Row {
@@ -180,6 +182,7 @@ impl Row {
             replay: None,
             superseded_by: None,
             order,
+            ending: None,
         }
     }
 }
@@ -310,11 +313,8 @@ impl Batch<'_> {
             Verdict::Retry { at, .. } => (DeliveryState::Retry, at, None),
             Verdict::Die { reason } => (DeliveryState::Dead, Timestamp(0), Some(reason.as_str())),
         };
-        // It counts for the next attempt only.
-        let spent = match settle.verdict {
-            Verdict::Retry { spent, .. } => spent,
-            Verdict::Deliver | Verdict::Die { .. } => Spent::default(),
-        };
+        let spent = spent_of(settle.verdict);
+        let ending = ending_number(Ending::from(&attempt.outcome));
         // A failure that was recorded already, or whose delivery went on, changes nothing.
         let least = if settle.verdict == Verdict::Deliver {
             u32::MAX
@@ -330,6 +330,7 @@ impl Batch<'_> {
                 row.due = due;
                 row.reason = reason;
                 row.updated_at = change.time;
+                row.ending = Some(ending);
             }
             counts
         } else {
@@ -337,7 +338,8 @@ impl Batch<'_> {
                 .transaction
                 .prepare_cached(
                     "UPDATE deliveries SET state = ?2, attempts = max(attempts, ?3),
-                       spent_attempts = ?4, spent_ms = ?5, due = ?6, updated_at = ?7, reason = ?8
+                       spent_attempts = ?4, spent_ms = ?5, due = ?6, updated_at = ?7, reason = ?8,
+                       ending = ?10
                      WHERE seq = ?1 AND state <= 1 AND attempts <= ?9",
                 )?
                 .execute(params![
@@ -350,6 +352,7 @@ impl Batch<'_> {
                     change.time.0,
                     reason,
                     least,
+                    ending,
                 ])?;
             if changed > 0 {
                 self.update_pending(&settle.delivery, state, due)?;
@@ -614,7 +617,7 @@ impl Batch<'_> {
             self.transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO deliveries
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
                 )?
                 .execute(params![
                     seq,
@@ -634,6 +637,7 @@ impl Batch<'_> {
                     row.superseded_by.map(DeliveryId::as_u128).map(blob),
                     order,
                     row.order.as_ref().map(|order| &*order.text),
+                    row.ending,
                 ])?;
             if row.state.is_open() {
                 self.transaction
@@ -649,6 +653,14 @@ impl Batch<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What attempts have used up counts for the next attempt only.
+fn spent_of(verdict: Verdict) -> Spent {
+    match verdict {
+        Verdict::Retry { spent, .. } => spent,
+        Verdict::Deliver | Verdict::Die { .. } => Spent::default(),
     }
 }
 

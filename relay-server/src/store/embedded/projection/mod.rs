@@ -7,7 +7,11 @@ pub(crate) mod apply;
 
 pub(crate) mod chores;
 
+mod pieces;
+
 pub(crate) mod queries;
+
+pub(crate) mod replays;
 
 pub(crate) mod waiting;
 

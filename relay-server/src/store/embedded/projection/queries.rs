@@ -1,16 +1,14 @@
 //! Questions to the projection. Each sees one moment and is scoped to a tenant where people ask.
 
-use std::fmt::Write as _;
-
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use protocol::id::{
     AgentId, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId,
 };
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter, types::Value};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, types::Value};
 
 use super::{
     apply::{blob, state_number, state_of},
+    pieces::{self, Conditions, Listed, Way, blob_value, int_value},
     schema::DEAD,
 };
 use crate::{
@@ -29,10 +27,7 @@ use crate::{
     },
 };
 
-/// The most rows of a page.
-const PAGE_MAX: u32 = 250;
-
-fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<u128> {
+pub(super) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<u128> {
     row.get::<_, [u8; 16]>(column).map(u128::from_be_bytes)
 }
 
@@ -50,61 +45,6 @@ fn state(row: &Row<'_>) -> rusqlite::Result<DeliveryState> {
     Ok(state_of(row.get("state")?).unwrap_or(DeliveryState::Quarantined))
 }
 
-fn cursor(seq: u64) -> Cursor {
-    Cursor(URL_SAFE_NO_PAD.encode(seq.to_be_bytes()))
-}
-
-/// An unknown cursor starts nowhere: it gives no rows.
-fn before(after: Option<&Cursor>) -> u64 {
-    let Some(cursor) = after else {
-        return i64::MAX as u64;
-    };
-    let bytes = URL_SAFE_NO_PAD.decode(&cursor.0).unwrap_or_default();
-    bytes
-        .try_into()
-        .map_or(0, u64::from_be_bytes)
-        .min(i64::MAX as u64)
-}
-
-/// Conditions of a `WHERE` with their values.
-struct Conditions {
-    sql: String,
-    values: Vec<Value>,
-}
-
-impl Conditions {
-    fn new(sql: &str, values: Vec<Value>) -> Self {
-        let sql = sql.to_owned();
-        Self { sql, values }
-    }
-
-    fn and(&mut self, sql: &str, value: Option<Value>) {
-        if let Some(value) = value {
-            self.sql.push_str(" AND ");
-            self.sql.push_str(sql);
-            self.values.push(value);
-        }
-    }
-}
-
-fn blob_value(id: u128) -> Value {
-    Value::Blob(blob(id).to_vec())
-}
-
-fn int_value(number: u64) -> Value {
-    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-/// One page more than asked for tells whether there is a next one.
-fn page<T>(mut rows: Vec<(u64, T)>, limit: u32) -> Page<T> {
-    let limit = limit as usize;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|(seq, _)| cursor(*seq));
-    let rows = rows.into_iter().map(|(_, row)| row).collect();
-    Page { rows, next }
-}
-
 /// Events, newest first.
 pub(crate) fn events(
     connection: &Connection,
@@ -113,44 +53,11 @@ pub(crate) fn events(
     after: Option<&Cursor>,
     limit: u32,
 ) -> rusqlite::Result<Page<EventSummary>> {
-    let limit = limit.clamp(1, PAGE_MAX);
-    let first = vec![blob_value(tenant.as_u128()), int_value(before(after))];
-    let mut conditions = Conditions::new("e.tenant = ? AND e.seq < ?", first);
-    conditions.and(
-        "e.source = ?",
-        filter.source.map(|source| blob_value(source.as_u128())),
-    );
-    conditions.and(
-        "e.event_type = ?",
-        filter.event_type.clone().map(Value::Text),
-    );
-    conditions.and("e.received_at >= ?", filter.since.map(|at| int_value(at.0)));
-    conditions.and("e.received_at < ?", filter.until.map(|at| int_value(at.0)));
-    let mut of_delivery = Conditions::new("d.event_seq = e.seq", Vec::new());
-    of_delivery.and(
-        "d.destination = ?",
-        filter.destination.map(|it| blob_value(it.as_u128())),
-    );
-    of_delivery.and(
-        "d.state = ?",
-        filter.state.map(|it| Value::Integer(state_number(it))),
-    );
-    let mut sql = format!("SELECT e.* FROM events e WHERE {}", conditions.sql);
-    if filter.unrouted {
-        sql.push_str(" AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq)");
-    } else if !of_delivery.values.is_empty() {
-        let of_delivery = &of_delivery.sql;
-        let _ = write!(
-            sql,
-            " AND EXISTS (SELECT 1 FROM deliveries d WHERE {of_delivery})"
-        );
-        conditions.values.extend(of_delivery_values(filter));
-    }
-    let _ = write!(sql, " ORDER BY e.seq DESC LIMIT {}", limit + 1);
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params_from_iter(conditions.values), |row| {
-        let seq: u64 = row.get("seq")?;
-        let summary = EventSummary {
+    let listed = listed_events(tenant, filter, Way::NewestFirst);
+    pieces::piece(connection, listed, after, limit, |row| {
+        let deliveries = deliveries_of(connection, row.get("seq")?)?;
+        let deliveries = deliveries.iter();
+        Ok(EventSummary {
             id: EventId::from_u128(id(row, "id")?),
             source: SourceId::from_u128(id(row, "source")?),
             received_at: time(row, "received_at")?,
@@ -159,30 +66,55 @@ pub(crate) fn events(
             event_type: row.get("event_type")?,
             provider_id: row.get("provider_id")?,
             body_bytes: row.get("body_bytes")?,
-            deliveries: Vec::new(),
-        };
-        Ok((seq, summary))
-    })?;
-    let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    for (seq, summary) in &mut rows {
-        summary.deliveries = deliveries_of(connection, *seq)?
-            .iter()
-            .map(|delivery| (delivery.id, delivery.destination, delivery.state))
-            .collect();
-    }
-    Ok(page(rows, limit))
+            deliveries: deliveries
+                .map(|delivery| (delivery.id, delivery.destination, delivery.state))
+                .collect(),
+        })
+    })
 }
 
-fn of_delivery_values(filter: &EventFilter) -> impl Iterator<Item = Value> {
+/// Where events that match are.
+pub(super) fn listed_events(tenant: TenantId, filter: &EventFilter, way: Way) -> Listed<'static> {
+    let mut within = Conditions::of_tenant("e.tenant", tenant, filter.id.is_some());
+    within.and("e.id = ?", filter.id.map(|it| blob_value(it.as_u128())));
+    let mut matching = Conditions::none();
+    matching.and(
+        "e.source = ?",
+        filter.source.map(|source| blob_value(source.as_u128())),
+    );
+    matching.and(
+        "e.event_type = ?",
+        filter.event_type.clone().map(Value::Text),
+    );
+    matching.and("e.received_at >= ?", filter.since.map(|at| int_value(at.0)));
+    matching.and("e.received_at < ?", filter.until.map(|at| int_value(at.0)));
     let destination = filter.destination.map(|it| blob_value(it.as_u128()));
     let state = filter.state.map(|it| Value::Integer(state_number(it)));
-    destination.into_iter().chain(state)
+    let any = "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq";
+    match (filter.unrouted, destination, state) {
+        (true, ..) => matching.and_all(&format!("NOT {any})"), Vec::new()),
+        (_, Some(to), Some(state)) => {
+            let sql = format!("{any} AND d.destination = ? AND d.state = ?)");
+            matching.and_all(&sql, vec![to, state]);
+        }
+        (_, to, None) => matching.and(&format!("{any} AND d.destination = ?)"), to),
+        (_, None, state) => matching.and(&format!("{any} AND d.state = ?)"), state),
+    }
+    Listed {
+        select: "SELECT e.*",
+        from: "FROM events e",
+        seq: "e.seq",
+        within,
+        matching,
+        way,
+    }
 }
 
-const DELIVERY: &str = "SELECT d.*, e.id AS event_id, e.received_at AS received_at
-   FROM deliveries d JOIN events e ON e.seq = d.event_seq";
+const DELIVERY_SELECT: &str = "SELECT d.*, e.id AS event_id, e.received_at AS received_at";
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<DeliverySummary> {
+const DELIVERY_FROM: &str = "FROM deliveries d JOIN events e ON e.seq = d.event_seq";
+
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<DeliverySummary> {
     let state = state(row)?;
     let due = time(row, "due")?;
     Ok(DeliverySummary {
@@ -200,12 +132,14 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeliverySummary> {
     })
 }
 
-fn deliveries_of(
+pub(super) fn deliveries_of(
     connection: &Connection,
     event_seq: u64,
 ) -> rusqlite::Result<Vec<DeliverySummary>> {
     connection
-        .prepare_cached(&format!("{DELIVERY} WHERE d.event_seq = ? ORDER BY d.seq"))?
+        .prepare_cached(&format!(
+            "{DELIVERY_SELECT} {DELIVERY_FROM} WHERE d.event_seq = ? ORDER BY d.seq"
+        ))?
         .query_map([event_seq], summary)?
         .collect()
 }
@@ -257,33 +191,41 @@ pub(crate) fn deliveries(
     after: Option<&Cursor>,
     limit: u32,
 ) -> rusqlite::Result<Page<DeliverySummary>> {
-    let limit = limit.clamp(1, PAGE_MAX);
-    let first = vec![blob_value(tenant.as_u128()), int_value(before(after))];
-    let mut conditions = Conditions::new("d.tenant = ? AND d.seq < ?", first);
-    conditions.and("e.id = ?", filter.event.map(|it| blob_value(it.as_u128())));
-    conditions.and(
+    let listed = listed_deliveries(tenant, filter);
+    pieces::piece(connection, listed, after, limit, summary)
+}
+
+/// Where deliveries that match are.
+pub(super) fn listed_deliveries(tenant: TenantId, filter: &DeliveryFilter) -> Listed<'static> {
+    let mut within = Conditions::of_tenant("d.tenant", tenant, filter.event.is_some());
+    let mut matching = Conditions::none();
+    within.and("e.id = ?", filter.event.map(|it| blob_value(it.as_u128())));
+    let replay = filter.replay.map(|it| blob_value(it.as_u128()));
+    let state = filter.state.map(|it| Value::Integer(state_number(it)));
+    match (replay, state) {
+        // An index knows both; with one of them it would have to sort.
+        (Some(replay), Some(state)) => {
+            within.and_all("d.replay = ? AND d.state = ?", vec![replay, state]);
+        }
+        (Some(replay), None) => matching.and("d.replay = ?", Some(replay)),
+        (None, _) if filter.state == Some(DeliveryState::Dead) => {
+            // Only a literal lets SQLite use the partial index.
+            within.and_all(&format!("d.state = {DEAD}"), Vec::new());
+        }
+        (None, state) => matching.and("d.state = ?", state),
+    }
+    matching.and(
         "d.destination = ?",
         filter.destination.map(|it| blob_value(it.as_u128())),
     );
-    if filter.state == Some(DeliveryState::Dead) {
-        // Only a literal lets SQLite use the partial index.
-        let _ = write!(conditions.sql, " AND d.state = {DEAD}");
-    } else {
-        conditions.and(
-            "d.state = ?",
-            filter.state.map(|it| Value::Integer(state_number(it))),
-        );
+    Listed {
+        select: DELIVERY_SELECT,
+        from: DELIVERY_FROM,
+        seq: "d.seq",
+        within,
+        matching,
+        way: Way::NewestFirst,
     }
-    let sql = format!(
-        "{DELIVERY} WHERE {} ORDER BY d.seq DESC LIMIT {}",
-        conditions.sql,
-        limit + 1
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params_from_iter(conditions.values), |row| {
-        Ok((row.get("seq")?, summary(row)?))
-    })?;
-    Ok(page(rows.collect::<rusqlite::Result<Vec<_>>>()?, limit))
 }
 
 /// The attempts of a delivery, first to last.

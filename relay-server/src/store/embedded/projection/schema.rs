@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -28,12 +28,16 @@ CREATE TABLE deliveries (
   destination BLOB NOT NULL, place INTEGER NOT NULL, state INTEGER NOT NULL,
   attempts INTEGER NOT NULL, spent_attempts INTEGER NOT NULL, spent_ms INTEGER NOT NULL,
   due INTEGER NOT NULL, updated_at INTEGER NOT NULL, reason TEXT, replay BLOB,
-  superseded_by BLOB, order_key INTEGER, order_text TEXT) STRICT;
+  superseded_by BLOB, order_key INTEGER, order_text TEXT, ending INTEGER) STRICT;
 CREATE INDEX deliveries_by_id ON deliveries (id);
 CREATE INDEX deliveries_by_event ON deliveries (event_seq);
 CREATE INDEX deliveries_by_tenant ON deliveries (tenant, seq);
 CREATE INDEX dead_by_tenant ON deliveries (tenant, seq) WHERE state = 3;
-CREATE INDEX dead_by_destination ON deliveries (destination, seq) WHERE state = 3;
+CREATE INDEX dead_letters_by_tenant ON deliveries (tenant, seq)
+  WHERE state = 3 AND superseded_by IS NULL;
+CREATE INDEX dead_letters_by_destination ON deliveries (destination, seq)
+  WHERE state = 3 AND superseded_by IS NULL;
+CREATE INDEX deliveries_by_replay ON deliveries (replay, tenant, state) WHERE replay IS NOT NULL;
 
 CREATE TABLE pending (
   destination BLOB NOT NULL, queue INTEGER NOT NULL, place INTEGER NOT NULL, seq INTEGER NOT NULL,
