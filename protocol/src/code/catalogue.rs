@@ -103,6 +103,16 @@ codes! {
         "Somebody else changed the resource in between, or something still needs it."
         "read the resource again and repeat the change if it is still wanted"
 
+        Precondition "E-PRECONDITION" Failure
+        "Somebody else changed it in between"
+        "If-Match names a version that the resource no longer has. Nothing was changed."
+        "read the resource again and repeat the change with its new ETag, if it is still wanted"
+
+        Idempotency "E-IDEMPOTENCY" Failure
+        "The Idempotency-Key was used for another request"
+        "A key stands for one request: method, URL and body. Nothing was done this time."
+        "use a new key for a new request, and the same one only to repeat the same request"
+
         SecretKey "E-SECRET-KEY" Configuration
         "The key for stored secrets cannot be used"
         "Providers' secrets are encrypted at rest with a key that is kept apart from the data. It cannot \

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::extract::{Path, State};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use schemars::{
     JsonSchema, Schema, SchemaGenerator,
     generate::{Contract, SchemaSettings},
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Answer, ApiState, OneOfTwo,
     auth::{InTenant, Operator, OwnerOfTokens},
+    conditions::IfMatch,
     extract::{Body, Params},
     replays::IdempotencyKey,
 };
@@ -114,6 +115,18 @@ impl<'g> Describing<'g> {
             answers: BTreeMap::new(),
             problems: BTreeSet::new(),
             is_public: true,
+        }
+    }
+
+    /// Adds what every request of a method may carry.
+    pub(super) fn method(&mut self, method: &Method) {
+        if *method == Method::POST {
+            self.parameter(json!({
+                "name": "Idempotency-Key", "in": "header", "required": false,
+                "description": "Makes a repeat of the same request harmless: it gets the first one's answer.",
+                "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }
+            }));
+            self.refuses(&[400, 409, 413, 422]);
         }
     }
 
@@ -263,6 +276,17 @@ impl Part for IdempotencyKey {
             "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }
         }));
         to.refuses(&[400, 409]);
+    }
+}
+
+impl Part for IfMatch {
+    fn describe(to: &mut Describing<'_>) {
+        to.parameter(json!({
+            "name": "If-Match", "in": "header", "required": false,
+            "description": "The ETag that the change is based on; 412 if it is another one by now.",
+            "schema": { "type": "string" }
+        }));
+        to.refuses(&[400, 409, 412]);
     }
 }
 

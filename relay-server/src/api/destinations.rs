@@ -11,6 +11,7 @@ use super::{
     Answer, ApiState,
     auth::InTenant,
     complete,
+    conditions::{Declared, IfMatch, PutParams, declared, name_of},
     extract::{Body, Params, bad, nullable},
     flow::{self, FlowView},
     pages::{List, PageParams},
@@ -224,7 +225,9 @@ pub(super) async fn create(
     new.read()?.apply(&mut policy);
     let tenancy = state.tenancy;
     let create = async move { tenancy.create_destination(tenant, &name, policy).await };
-    Ok(Answer::created(view(&*complete(create).await?)))
+    let destination = complete(create).await?;
+    let version = destination.revision.version;
+    Ok(Answer::created(view(&destination)).version(version))
 }
 
 pub(super) async fn show(
@@ -246,27 +249,63 @@ pub(super) async fn show(
         dead: depth.dead,
         oldest_open: depth.oldest_open.map(|time| time.to_string()),
     });
-    Ok(Answer::ok(view))
+    Ok(Answer::ok(view).version(destination.revision.version))
+}
+
+fn tagged(destination: &Destination) -> Answer<DestinationView> {
+    Answer::ok(view(destination)).version(destination.revision.version)
+}
+
+/// Declares a destination: what is absent has its default. A pause stays.
+pub(super) async fn put(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(destination): Path<String>,
+    if_match: IfMatch,
+    Params(params): Params<PutParams>,
+    Body(new): Body<DestinationBody>,
+) -> Result<Declared<DestinationView>, Problem> {
+    let name = match destination.parse::<DestinationId>() {
+        Ok(_) => find(&state, tenant, &destination)?.name.to_string(),
+        Err(_) => name_of(destination, new.name.as_deref())?,
+    };
+    let mut policy = DestinationPolicy::default();
+    new.read()?.apply(&mut policy);
+    let options = params.options(if_match);
+    let tenancy = state.tenancy;
+    let put = async move {
+        tenancy
+            .put_destination(tenant, &name, policy, options)
+            .await
+    };
+    let written = complete(put)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    Ok(declared(&written, options, |it| it.revision.version, view))
 }
 
 pub(super) async fn update(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(destination): Path<String>,
+    if_match: IfMatch,
     Body(change): Body<DestinationBody>,
 ) -> Result<Answer<DestinationView>, Problem> {
     let id = find(&state, tenant, &destination)?.id;
     if change.name.is_some() {
         return Err(bad("name", "cannot be changed: agents know it"));
     }
-    let (tenancy, version) = (state.tenancy, change.version);
+    let (tenancy, version) = (state.tenancy, if_match.or(change.version));
     let change = change.read()?;
     let update = async move {
         tenancy
             .update_destination(tenant, id, version, |policy| change.apply(policy))
             .await
     };
-    Ok(Answer::ok(view(&*complete(update).await?)))
+    let destination = complete(update)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    Ok(tagged(&destination))
 }
 
 /// What a pause is made with.
@@ -289,7 +328,7 @@ pub(super) async fn pause(
     let (until, reason) = (until.transpose()?, pause.reason);
     let tenancy = state.tenancy;
     let pause = async move { tenancy.pause_destination(tenant, id, until, reason).await };
-    Ok(Answer::ok(view(&*complete(pause).await?)))
+    Ok(tagged(&*complete(pause).await?))
 }
 
 pub(super) async fn resume(
@@ -300,16 +339,21 @@ pub(super) async fn resume(
     let id = find(&state, tenant, &destination)?.id;
     let tenancy = state.tenancy;
     let resume = async move { tenancy.resume_destination(tenant, id).await };
-    Ok(Answer::ok(view(&*complete(resume).await?)))
+    Ok(tagged(&*complete(resume).await?))
 }
 
 pub(super) async fn delete(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(destination): Path<String>,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let id = find(&state, tenant, &destination)?.id;
     let tenancy = state.tenancy;
-    complete(async move { tenancy.delete_destination(tenant, id).await }).await?;
+    let expected = if_match.or(None);
+    let delete = async move { tenancy.delete_destination(tenant, id, expected).await };
+    complete(delete)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
     Ok(StatusCode::NO_CONTENT)
 }

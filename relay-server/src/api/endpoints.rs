@@ -38,6 +38,12 @@ fn sources_table() -> Table {
             "Show a source with its URL",
             sources::show,
         )
+        .put(
+            "/sources/{source}",
+            "sources.put",
+            "Declare a source by name: it is created, changed, or left alone",
+            sources::put,
+        )
         .patch(
             "/sources/{source}",
             "sources.update",
@@ -89,6 +95,12 @@ fn destinations_table() -> Table {
             "destinations.show",
             "Show a destination and how it is doing",
             destinations::show,
+        )
+        .put(
+            "/destinations/{destination}",
+            "destinations.put",
+            "Declare a destination by name: it is created, changed, or left alone",
+            destinations::put,
         )
         .patch(
             "/destinations/{destination}",
@@ -142,6 +154,12 @@ fn routes_and_tokens_table() -> Table {
             "routes.show",
             "Show a route",
             routes::show,
+        )
+        .put(
+            "/routes/{route}",
+            "routes.put",
+            "Declare a route by name: it is created, changed, or left alone",
+            routes::put,
         )
         .patch(
             "/routes/{route}",

@@ -10,12 +10,13 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use protocol::id::TenantId;
+use protocol::id::{TenantId, TokenId};
 use serde::Deserialize;
 use tracing::error;
 
 use super::{
-    ApiState, auth,
+    ApiState, REQUEST_BYTES_MAX, Unchanged, auth,
+    idempotency::{self, Remembered},
     table::{BASE, Operation},
 };
 use crate::{
@@ -38,12 +39,16 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest path that is noted, in characters.
 const TARGET_CHARS_MAX: usize = 256;
 
+/// Operations that keep the keys they are asked under with what they made, durably.
+const OWN_KEYS: &[&str] = &["replays.create"];
+
 /// What stands before all endpoints.
 #[derive(Clone)]
 pub(super) struct Gate {
     state: ApiState,
     /// The names of endpoints that change something.
     changes: Arc<HashMap<(Method, String), &'static str>>,
+    remembered: Arc<Remembered>,
 }
 
 impl Gate {
@@ -56,6 +61,7 @@ impl Gate {
         Self {
             state,
             changes: Arc::new(changes.collect()),
+            remembered: Arc::default(),
         }
     }
 }
@@ -73,10 +79,7 @@ pub(super) async fn pass(State(gate): State<Gate>, request: Request, next: Next)
         None => next.run(request).await,
         // To its end, even if the caller hangs up meanwhile.
         Some(draft) => {
-            let changing =
-                tokio::spawn(
-                    async move { note(&gate.state, draft, next.run(request).await).await },
-                );
+            let changing = tokio::spawn(async move { gate.change(draft, request, next).await });
             changing.await.unwrap_or_else(|error| {
                 error!(%error, "a change ended without an answer");
                 Problem::new(Code::Internal).into()
@@ -87,6 +90,45 @@ pub(super) async fn pass(State(gate): State<Gate>, request: Request, next: Next)
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+impl Gate {
+    /// Makes a change once, however often it is asked for under one key, and notes it.
+    async fn change(&self, draft: Draft, request: Request, next: Next) -> Response {
+        let is_own = OWN_KEYS.contains(&draft.record.action.as_str());
+        let is_ours = request.method() == Method::POST && !is_own;
+        let key = request
+            .headers()
+            .get(idempotency::KEY)
+            .filter(|_| is_ours)
+            .cloned();
+        let Some(key) = key else {
+            let response = next.run(request).await;
+            return note(&self.state, draft.record, response).await;
+        };
+        let (parts, body) = request.into_parts();
+        let Ok(body) = to_bytes(body, REQUEST_BYTES_MAX).await else {
+            return Problem::new(Code::BodyTooLarge).into();
+        };
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        let fingerprint = idempotency::fingerprint(parts.method.as_str(), target, &body);
+        let now = self.state.tenancy.now();
+        let place = match self.remembered.enter(draft.token, &key, fingerprint, now) {
+            Ok(place) => place,
+            Err(answer) => return *answer,
+        };
+        let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+        let response = note(&self.state, draft.record, response).await;
+        let (parts, body) = response.into_parts();
+        let Ok(body) = to_bytes(body, ANSWER_BYTES_MAX).await else {
+            return Problem::new(Code::Internal).into();
+        };
+        place.done(parts.status, &parts.headers, &body);
+        Response::from_parts(parts, Body::from(body))
+    }
 }
 
 fn request_id(gate: &Gate, parts: &Parts) -> String {
@@ -109,9 +151,15 @@ struct TenantParameter {
     tenant: Option<String>,
 }
 
+/// Who asks for a change, and what the log will say of it.
+struct Draft {
+    token: TokenId,
+    record: AuditRecord,
+}
+
 /// What the log will say, as far as it is known before. `None` for whoever has no valid token, and
 /// so changes nothing.
-async fn draft(gate: &Gate, parts: &mut Parts, request_id: &str) -> Option<AuditRecord> {
+async fn draft(gate: &Gate, parts: &mut Parts, request_id: &str) -> Option<Draft> {
     let state = &gate.state;
     let token = auth::authenticate(parts, state).ok()?;
     let matched = MatchedPath::from_request_parts(parts, state).await.ok()?;
@@ -119,7 +167,7 @@ async fn draft(gate: &Gate, parts: &mut Parts, request_id: &str) -> Option<Audit
     let action = gate.changes.get(&key).copied();
     let path = parts.uri.path();
     let path = path.strip_prefix(BASE).unwrap_or(path);
-    Some(AuditRecord {
+    let record = AuditRecord {
         at: state.tenancy.now(),
         tenant: tenant(state, parts, &token, path),
         actor: token.id.to_string(),
@@ -131,7 +179,9 @@ async fn draft(gate: &Gate, parts: &mut Parts, request_id: &str) -> Option<Audit
         status: 0,
         remote: remote(state, parts),
         request: request_id.to_owned(),
-    })
+    };
+    let token = token.id;
+    Some(Draft { token, record })
 }
 
 /// Whose log it belongs into: that of the tenant that the request is about.
@@ -158,7 +208,8 @@ fn remote(state: &ApiState, parts: &Parts) -> Option<IpAddr> {
 /// Notes what was done, and what may have been done. What was refused changed nothing.
 async fn note(state: &ApiState, mut record: AuditRecord, response: Response) -> Response {
     let status = response.status();
-    if !status.is_success() && !status.is_server_error() {
+    let is_unchanged = response.extensions().get::<Unchanged>().is_some();
+    if is_unchanged || (!status.is_success() && !status.is_server_error()) {
         return response;
     }
     let (parts, body) = response.into_parts();

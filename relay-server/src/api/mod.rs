@@ -13,6 +13,10 @@ mod openapi;
 
 mod gate;
 
+mod idempotency;
+
+mod conditions;
+
 mod auth;
 
 mod extract;
@@ -149,41 +153,76 @@ async fn wrong_method() -> Problem {
 
 /// A JSON answer of one status that no cache keeps.
 #[derive(Debug)]
-struct Answer<T, const STATUS: u16 = 200>(T);
+struct Answer<T, const STATUS: u16 = 200> {
+    value: T,
+    version: Option<u64>,
+    is_unchanged: bool,
+}
+
+/// Marks an answer to a request that changed nothing, for the gate.
+#[derive(Debug, Clone, Copy)]
+struct Unchanged;
 
 impl<T> Answer<T> {
     fn ok(value: T) -> Self {
-        Self(value)
+        Self::new(value)
     }
 }
 
 impl<T> Answer<T, 201> {
     fn created(value: T) -> Self {
-        Self(value)
+        Self::new(value)
     }
 }
 
 impl<T> Answer<T, 202> {
     fn accepted(value: T) -> Self {
-        Self(value)
+        Self::new(value)
+    }
+}
+
+impl<T, const STATUS: u16> Answer<T, STATUS> {
+    fn new(value: T) -> Self {
+        Self {
+            value,
+            version: None,
+            is_unchanged: false,
+        }
+    }
+
+    /// Names the version that is shown, as an `ETag`.
+    fn version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Says whether nothing was changed.
+    fn unchanged(mut self, is_unchanged: bool) -> Self {
+        self.is_unchanged = is_unchanged;
+        self
     }
 }
 
 /// A JSON answer of one of two statuses.
 #[derive(Debug)]
 enum OneOfTwo<T, const ONE: u16, const OTHER: u16> {
-    One(T),
-    Other(T),
+    One(Answer<T, ONE>),
+    Other(Answer<T, OTHER>),
 }
 
 impl<T: Serialize, const STATUS: u16> IntoResponse for Answer<T, STATUS> {
     fn into_response(self) -> Response {
-        let mut response = axum::Json(self.0).into_response();
+        let mut response = axum::Json(self.value).into_response();
         *response.status_mut() = http::StatusCode::from_u16(STATUS).unwrap_or(http::StatusCode::OK);
-        let no_store = HeaderValue::from_static("no-store");
-        response
-            .headers_mut()
-            .insert(header::CACHE_CONTROL, no_store);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let tag = self.version.map(|version| format!("\"{version}\""));
+        if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+            headers.insert(header::ETAG, tag);
+        }
+        if self.is_unchanged {
+            response.extensions_mut().insert(Unchanged);
+        }
         response
     }
 }
@@ -191,8 +230,8 @@ impl<T: Serialize, const STATUS: u16> IntoResponse for Answer<T, STATUS> {
 impl<T: Serialize, const ONE: u16, const OTHER: u16> IntoResponse for OneOfTwo<T, ONE, OTHER> {
     fn into_response(self) -> Response {
         match self {
-            Self::One(value) => Answer::<T, ONE>(value).into_response(),
-            Self::Other(value) => Answer::<T, OTHER>(value).into_response(),
+            Self::One(answer) => answer.into_response(),
+            Self::Other(answer) => answer.into_response(),
         }
     }
 }

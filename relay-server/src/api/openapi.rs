@@ -29,6 +29,7 @@ pub(super) fn document() -> Value {
         .map(|operation| {
             let mut describing = Describing::new(&mut generators);
             (operation.describe)(&mut describing);
+            describing.method(&operation.method);
             (operation.clone(), describing.finish())
         })
         .collect();

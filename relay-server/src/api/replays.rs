@@ -205,12 +205,13 @@ pub(super) async fn create(
             .dry_run(tenant, &spec)
             .await
             .map_err(unanswered)?;
-        return Ok(OneOfTwo::Other(CreatedView::DryRun(DryRunView {
+        let view = CreatedView::DryRun(DryRunView {
             dry_run: true,
             total: count.total,
             complete: count.complete,
             excluded: excluded(count.excluded),
-        })));
+        });
+        return Ok(OneOfTwo::Other(Answer::ok(view).unchanged(true)));
     }
     let new = NewJob {
         key,
@@ -224,8 +225,8 @@ pub(super) async fn create(
     };
     let view = CreatedView::Job(Box::new(show_job(&state, job).await?));
     Ok(match is_new {
-        true => OneOfTwo::One(view),
-        false => OneOfTwo::Other(view),
+        true => OneOfTwo::One(Answer::accepted(view)),
+        false => OneOfTwo::Other(Answer::ok(view).unchanged(true)),
     })
 }
 

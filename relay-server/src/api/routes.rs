@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use http::StatusCode;
-use protocol::id::{RouteId, TenantId};
+use protocol::id::{DestinationId, RouteId, SourceId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     Answer, ApiState,
     auth::InTenant,
-    complete, destinations,
+    complete,
+    conditions::{Declared, IfMatch, PutParams, declared, name_of},
+    destinations,
     extract::{Body, Params, bad, nullable},
     pages::{List, PageParams},
     refused, sources,
@@ -109,21 +111,65 @@ pub(super) async fn list(
     )
 }
 
-pub(super) async fn create(
-    InTenant(tenant): InTenant,
-    State(state): State<ApiState>,
-    Body(new): Body<NewRoute>,
-) -> Result<Answer<RouteView, 201>, Problem> {
+/// What a route is to connect, and for which events.
+fn read(
+    state: &ApiState,
+    tenant: TenantId,
+    new: &NewRoute,
+) -> Result<((SourceId, DestinationId), Option<Filter>), Problem> {
     let unknown = |kind: &'static str| {
         let why = format!("the tenant has no such {kind}");
         let field = kind.into();
         Problem::from(&TenancyError::Invalid(Invalid { field, why }))
     };
-    let source = sources::find(&state, tenant, &new.source);
+    let source = sources::find(state, tenant, &new.source);
     let source = source.map_err(|_| unknown("source"))?.source.id;
-    let destination = destinations::find(&state, tenant, &new.destination);
+    let destination = destinations::find(state, tenant, &new.destination);
     let destination = destination.map_err(|_| unknown("destination"))?.id;
     let filter = parse_filter(new.filter.as_ref())?;
+    Ok(((source, destination), filter))
+}
+
+/// Declares a route.
+pub(super) async fn put(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(route): Path<String>,
+    if_match: IfMatch,
+    Params(params): Params<PutParams>,
+    Body(new): Body<NewRoute>,
+) -> Result<Declared<RouteView>, Problem> {
+    let name = match route.parse::<RouteId>() {
+        Ok(_) => find(&state, tenant, &route)?.name.to_string(),
+        Err(_) => name_of(route, new.name.as_deref())?,
+    };
+    let (between, filter) = read(&state, tenant, &new)?;
+    let options = params.options(if_match);
+    let tenancy = Arc::clone(&state.tenancy);
+    let put = async move {
+        tenancy
+            .put_route(tenant, &name, between, filter, options)
+            .await
+    };
+    let written = complete(put)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    let directory = state.tenancy.directory();
+    Ok(declared(
+        &written,
+        options,
+        |it| it.revision.version,
+        |it| view(&directory, it),
+    ))
+}
+
+pub(super) async fn create(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Body(new): Body<NewRoute>,
+) -> Result<Answer<RouteView, 201>, Problem> {
+    let (between, filter) = read(&state, tenant, &new)?;
+    let (source, destination) = between;
     let tenancy = Arc::clone(&state.tenancy);
     let create = async move {
         let name = new.name.as_deref();
@@ -132,7 +178,7 @@ pub(super) async fn create(
             .await
     };
     let route = complete(create).await?;
-    Ok(Answer::created(view(&state.tenancy.directory(), &route)))
+    Ok(Answer::created(view(&state.tenancy.directory(), &route)).version(route.revision.version))
 }
 
 pub(super) async fn show(
@@ -141,13 +187,14 @@ pub(super) async fn show(
     Path(route): Path<String>,
 ) -> Result<Answer<RouteView>, Problem> {
     let route = find(&state, tenant, &route)?;
-    Ok(Answer::ok(view(&state.tenancy.directory(), &route)))
+    Ok(Answer::ok(view(&state.tenancy.directory(), &route)).version(route.revision.version))
 }
 
 pub(super) async fn update(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(route): Path<String>,
+    if_match: IfMatch,
     Body(change): Body<RouteChange>,
 ) -> Result<Answer<RouteView>, Problem> {
     let route = find(&state, tenant, &route)?;
@@ -158,24 +205,30 @@ pub(super) async fn update(
         ));
     };
     let filter = parse_filter(filter.as_ref())?;
+    let version = if_match.or(change.version);
     let tenancy = Arc::clone(&state.tenancy);
     let update = async move {
         let id = route.id;
-        tenancy
-            .update_route(tenant, id, change.version, filter)
-            .await
+        tenancy.update_route(tenant, id, version, filter).await
     };
-    let route = complete(update).await?;
-    Ok(Answer::ok(view(&state.tenancy.directory(), &route)))
+    let route = complete(update)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    Ok(Answer::ok(view(&state.tenancy.directory(), &route)).version(route.revision.version))
 }
 
 pub(super) async fn delete(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(route): Path<String>,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let id = find(&state, tenant, &route)?.id;
     let tenancy = state.tenancy;
-    complete(async move { tenancy.delete_route(tenant, id).await }).await?;
+    let expected = if_match.or(None);
+    let delete = async move { tenancy.delete_route(tenant, id, expected).await };
+    complete(delete)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,6 +11,7 @@ use super::{
     Answer, ApiState,
     auth::InTenant,
     complete,
+    conditions::{Declared, IfMatch, PutParams, declared, name_of},
     extract::{Body, Params, nullable},
     pages::{List, PageParams},
 };
@@ -117,12 +118,12 @@ fn readiness(state: &ApiState, source: &Source) -> &'static str {
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSourceBody {
-    name: String,
+    /// Needed to create one; in a declaration the path has it.
+    name: Option<String>,
     preset: Option<String>,
     rule: Option<Box<RuleSpec>>,
     secret: Option<String>,
-    #[serde(default)]
-    secrets: Vec<String>,
+    secrets: Option<Vec<String>>,
     enabled: Option<bool>,
     vars: Option<BTreeMap<String, String>>,
     public_keys: Option<Vec<String>>,
@@ -234,7 +235,8 @@ impl Changes {
 }
 
 impl NewSourceBody {
-    fn read(self) -> Result<NewSource, Problem> {
+    /// The settings, and the secrets if any are named.
+    fn read(self) -> Result<(SourceSettings, Option<Vec<Secret>>), Problem> {
         let change = SourceChange {
             preset: self.preset,
             rule: self.rule,
@@ -248,6 +250,7 @@ impl NewSourceBody {
             rate_per_second: self.rate_per_second.map(Some),
             version: None,
         };
+        let is_given = self.secret.is_some() || self.secrets.is_some();
         let mut changes = change.read()?;
         let Some(scheme) = changes.scheme.take() else {
             let why = "say how requests are verified: a provider's preset, a rule, or the preset `none` to check nothing";
@@ -255,12 +258,9 @@ impl NewSourceBody {
         };
         let mut settings = SourceSettings::new(scheme);
         changes.apply(&mut settings);
-        let secrets = self.secrets.into_iter().chain(self.secret);
-        Ok(NewSource {
-            name: self.name,
-            settings,
-            secrets: secrets.map(Secret::from_text).collect(),
-        })
+        let secrets = self.secrets.into_iter().flatten().chain(self.secret);
+        let secrets: Vec<_> = secrets.map(Secret::from_text).collect();
+        Ok((settings, is_given.then_some(secrets)))
     }
 }
 
@@ -310,12 +310,19 @@ pub(super) async fn list(
 pub(super) async fn create(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
-    Body(new): Body<NewSourceBody>,
+    Body(mut new): Body<NewSourceBody>,
 ) -> Result<Answer<SourceView, 201>, Problem> {
-    let new = new.read()?;
+    let missing = || Problem::new(Code::Request).detail("missing field `name`");
+    let name = new.name.take().ok_or_else(missing)?;
+    let (settings, secrets) = new.read()?;
+    let new = NewSource {
+        name,
+        settings,
+        secrets: secrets.unwrap_or_default(),
+    };
     let tenancy = Arc::clone(&state.tenancy);
     let source = complete(async move { tenancy.create_source(tenant, new).await }).await?;
-    Ok(Answer::created(view(&state, &source)))
+    Ok(Answer::created(view(&state, &source)).version(source.revision.version))
 }
 
 pub(super) async fn show(
@@ -324,24 +331,61 @@ pub(super) async fn show(
     Path(source): Path<String>,
 ) -> Result<Answer<SourceView>, Problem> {
     let live = find(&state, tenant, &source)?;
-    Ok(Answer::ok(view(&state, &live.source)))
+    let version = live.source.revision.version;
+    Ok(Answer::ok(view(&state, &live.source)).version(version))
+}
+
+/// Declares a source: what is absent has its default, but for the secrets, which stay.
+pub(super) async fn put(
+    InTenant(tenant): InTenant,
+    State(state): State<ApiState>,
+    Path(source): Path<String>,
+    if_match: IfMatch,
+    Params(params): Params<PutParams>,
+    Body(new): Body<NewSourceBody>,
+) -> Result<Declared<SourceView>, Problem> {
+    let name = match source.parse::<SourceId>() {
+        Ok(_) => find(&state, tenant, &source)?.source.name.to_string(),
+        Err(_) => name_of(source, new.name.as_deref())?,
+    };
+    let (settings, secrets) = new.read()?;
+    let options = params.options(if_match);
+    let tenancy = Arc::clone(&state.tenancy);
+    let put = async move {
+        tenancy
+            .put_source(tenant, &name, settings, secrets, options)
+            .await
+    };
+    let written = complete(put)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    Ok(declared(
+        &written,
+        options,
+        |it| it.revision.version,
+        |it| view(&state, it),
+    ))
 }
 
 pub(super) async fn update(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(source): Path<String>,
+    if_match: IfMatch,
     Body(change): Body<SourceChange>,
 ) -> Result<Answer<SourceView>, Problem> {
     let id = find(&state, tenant, &source)?.source.id;
-    let version = change.version;
+    let version = if_match.or(change.version);
     let changes = change.read()?;
     let tenancy = Arc::clone(&state.tenancy);
     let update = async move {
         let apply = |settings: &mut SourceSettings| changes.apply(settings);
         tenancy.update_source(tenant, id, version, apply).await
     };
-    Ok(Answer::ok(view(&state, &*complete(update).await?)))
+    let source = complete(update)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
+    Ok(Answer::ok(view(&state, &source)).version(source.revision.version))
 }
 
 /// A secret to add. Not `Debug`.
@@ -395,9 +439,14 @@ pub(super) async fn delete(
     InTenant(tenant): InTenant,
     State(state): State<ApiState>,
     Path(source): Path<String>,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let id = find(&state, tenant, &source)?.source.id;
     let tenancy = state.tenancy;
-    complete(async move { tenancy.delete_source(tenant, id).await }).await?;
+    let expected = if_match.or(None);
+    let delete = async move { tenancy.delete_source(tenant, id, expected).await };
+    complete(delete)
+        .await
+        .map_err(|problem| if_match.refused(problem))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -67,6 +67,7 @@ impl Table {
     methods! {
         get GET;
         post POST;
+        put PUT;
         patch PATCH;
         delete DELETE;
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiState, OneOfTwo,
+    Answer, ApiState, OneOfTwo,
     auth::{AgentCaller, InTenant},
     extract::Body,
     sources,
@@ -100,9 +100,9 @@ async fn make(
         destinations: accepted.destinations,
     };
     Ok(if is_repeat {
-        OneOfTwo::Other(view)
+        OneOfTwo::Other(Answer::ok(view))
     } else {
-        OneOfTwo::One(view)
+        OneOfTwo::One(Answer::accepted(view))
     })
 }
 

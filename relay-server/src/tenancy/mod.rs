@@ -14,6 +14,8 @@ pub mod secrets;
 
 mod rekey;
 
+mod put;
+
 mod token;
 
 mod source;
@@ -50,6 +52,7 @@ pub use ip_range::{InvalidIpRange, IpRange};
 pub use issue::{NewToken, create_operator_token};
 pub use listen::Listener;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
+pub use put::{PutOptions, Written};
 pub use quota::{Keep, Quota};
 pub use rekey::{CheckKeyError, MissingKey, Rekeyed, check_key};
 pub use routing::{Routed, Routing};

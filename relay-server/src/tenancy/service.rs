@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{
     Destination, DestinationPolicy, Directory, Invalid, Keep, Name, NewToken, Paused, ProviderKeys,
-    Quota, Revision, Route, Routing, SecretKey, Source, SourceKey, SourceSecret, SourceSettings,
-    TenancyError, Tenant, TenantLimits, Token, TokenText,
+    Quota, Revision, Route, Routing, SecretKey, Source, SourceSecret, SourceSettings, TenancyError,
+    Tenant, TenantLimits, Token, TokenText,
     change::{self, Change},
     directory::{open_secrets, secret_place},
     listen::Presence,
@@ -29,9 +29,9 @@ use crate::{
 };
 
 const TENANTS_MAX: usize = 100_000;
-const SOURCES_MAX: usize = 1_000;
-const DESTINATIONS_MAX: usize = 1_000;
-const ROUTES_MAX: usize = 10_000;
+pub(super) const SOURCES_MAX: usize = 1_000;
+pub(super) const DESTINATIONS_MAX: usize = 1_000;
+pub(super) const ROUTES_MAX: usize = 10_000;
 const TOKENS_MAX: usize = 1_000;
 
 /// Revoked tokens that are remembered, of a tenant or of the operators.
@@ -266,25 +266,8 @@ impl Tenancy {
         tenant: TenantId,
         new: NewSource,
     ) -> Result<Arc<Source>, TenancyError> {
-        let name = change::name(&new.name)?;
-        new.settings.check(new.secrets.clone())?;
         let mut change = Change::begin(self).await?;
-        change.check_tenant(tenant)?;
-        let count = self.directory().sources(tenant).count();
-        change.check_count::<Source>(count, SOURCES_MAX)?;
-        let mut source = Source {
-            id: SourceId::from_u128(self.fresh()),
-            tenant,
-            name,
-            revision: Revision::default(),
-            key: SourceKey::generate()?,
-            settings: new.settings,
-            secrets: Vec::new(),
-        };
-        for secret in &new.secrets {
-            let sealed = self.seal(&source, secret, false)?;
-            source.secrets.push(sealed);
-        }
+        let source = self.new_source(&change, tenant, new)?;
         change.put(source, None).await
     }
 
@@ -380,9 +363,15 @@ impl Tenancy {
     /// # Errors
     ///
     /// See [`TenancyError`].
-    pub async fn delete_source(&self, tenant: TenantId, id: SourceId) -> Result<(), TenancyError> {
+    pub async fn delete_source(
+        &self,
+        tenant: TenantId,
+        id: SourceId,
+        expected: Option<u64>,
+    ) -> Result<(), TenancyError> {
         let mut change = Change::begin(self).await?;
         let source = self.own_source(&change, tenant, id)?;
+        check_version(source.revision, expected)?;
         remove_routes(&mut change, |route| route.source == id).await?;
         change.remove(&source).await?;
         drop(change);
@@ -406,20 +395,7 @@ impl Tenancy {
         let name = change::name(name)?;
         policy.check()?;
         let mut change = Change::begin(self).await?;
-        change.check_tenant(tenant)?;
-        let count = self.directory().destinations(tenant).count();
-        change.check_count::<Destination>(count, DESTINATIONS_MAX)?;
-        let mut destination = Destination {
-            id: DestinationId::from_u128(self.fresh()),
-            tenant,
-            name,
-            revision: Revision::default(),
-            policy,
-            paused: None,
-            expiring: None,
-            signing_keys: Vec::new(),
-        };
-        self.give_signing_key(&mut destination)?;
+        let destination = self.new_destination(&change, tenant, &name, policy)?;
         change.put(destination, None).await
     }
 
@@ -502,9 +478,11 @@ impl Tenancy {
         &self,
         tenant: TenantId,
         id: DestinationId,
+        expected: Option<u64>,
     ) -> Result<(), TenancyError> {
         let mut change = Change::begin(self).await?;
         let destination = own_destination(&change, tenant, id)?;
+        check_version(destination.revision, expected)?;
         self.end_destination(&mut change, &destination, EndReason::Cancelled)
             .await
     }
@@ -593,9 +571,15 @@ impl Tenancy {
     /// # Errors
     ///
     /// See [`TenancyError`].
-    pub async fn delete_route(&self, tenant: TenantId, id: RouteId) -> Result<(), TenancyError> {
+    pub async fn delete_route(
+        &self,
+        tenant: TenantId,
+        id: RouteId,
+        expected: Option<u64>,
+    ) -> Result<(), TenancyError> {
         let mut change = Change::begin(self).await?;
         let route = own_route(&change, tenant, id)?;
+        check_version(route.revision, expected)?;
         change.remove(&*route).await
     }
 
@@ -671,7 +655,7 @@ impl Tenancy {
             .clone())
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         source: &Source,
         secret: &Secret,
@@ -734,7 +718,7 @@ pub(super) async fn remove_routes(
     Ok(())
 }
 
-fn check_version(revision: Revision, expected: Option<u64>) -> Result<(), TenancyError> {
+pub(super) fn check_version(revision: Revision, expected: Option<u64>) -> Result<(), TenancyError> {
     match expected {
         Some(expected) if expected != revision.version => Err(TenancyError::Conflict(format!(
             "it is at version {}, not {expected}",

@@ -242,10 +242,10 @@ async fn rules_across_resources_hold() {
     assert!(matches!(stale, Err(TenancyError::Conflict(_))));
     let used = tenancy.delete_tenant(tenant).await;
     assert!(matches!(used, Err(TenancyError::Conflict(_))));
-    assert!(tenancy.delete_source(other, source.id).await.is_err());
+    assert!(tenancy.delete_source(other, source.id, None).await.is_err());
     assert!(
         tenancy
-            .delete_destination(other, destination.id)
+            .delete_destination(other, destination.id, None)
             .await
             .is_err()
     );
@@ -269,7 +269,7 @@ async fn deleting_a_destination_cancels_what_it_is_owed() {
 
     world
         .tenancy
-        .delete_destination(tenant, destination.id)
+        .delete_destination(tenant, destination.id, None)
         .await
         .unwrap();
     assert_eq!(

@@ -129,6 +129,24 @@ fn last_changes() -> Vec<Change> {
         replay("replays.resume", "/replays/{replay}/resume"),
         replay("replays.cancel", "/replays/{replay}/cancel"),
         (
+            "sources.put",
+            tenant,
+            "/sources/declared",
+            json!({ "preset": "none" }),
+        ),
+        (
+            "destinations.put",
+            tenant,
+            "/destinations/declared",
+            json!({}),
+        ),
+        (
+            "routes.put",
+            tenant,
+            "/routes/declared",
+            json!({ "source": "declared", "destination": "declared" }),
+        ),
+        (
             "deliveries.cancel",
             tenant,
             "/deliveries/{delivery}/cancel",

@@ -113,7 +113,12 @@ fn pairs(path: &str, operation: &Value, body: &Value, foreign: &Things) -> Vec<P
         filled
     };
     if !in_path.is_empty() {
-        for by_name in [false, true] {
+        // A declaration under a name is about a thing of one's own.
+        let by_names = match text(operation, "operationId").ends_with(".put") {
+            true => vec![false],
+            false => vec![false, true],
+        };
+        for by_name in by_names {
             pairs.push(Pair {
                 foreign: (fill(foreign, by_name), body.clone()),
                 nothing: (fill(&nothing, by_name), body.clone()),

@@ -1,4 +1,5 @@
 mod audit;
+mod conditions;
 mod isolation;
 mod openapi;
 
