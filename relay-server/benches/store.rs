@@ -286,11 +286,12 @@ fn settlement(lease: &Lease) -> Settlement {
     }
 }
 
-/// Bytes this process has caused to be written, from the kernel's account.
+/// Bytes this process has asked the kernel to write. Its `write_bytes` would not do: it counts a whole large page
+/// of the cache whenever a part of it is written after a sync.
 fn bytes_written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     io.lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "))
+        .find_map(|line| line.strip_prefix("wchar: "))
         .and_then(|value| value.parse().ok())
         .unwrap_or(0)
 }

@@ -1,10 +1,10 @@
-//! 20 000 events while relay and agent are killed at random moments: every event that got a 200
-//! arrives, unchanged.
+//! 20 000 events (400 000 in the full size) while relay and agent are killed at random moments, 5 times each (200): every
+//! event that got a 200 arrives, unchanged.
 
 use std::time::Instant;
 
 use hookferry_tests::{
-    Agent, Journey, Relay, Service, note,
+    Agent, Journey, Relay, Service, is_full_size, note,
     posting::{Load, Posting},
     seed,
 };
@@ -16,10 +16,15 @@ const IN_FLIGHT_MAX: usize = 32;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_whoever_is_killed() {
+    let (events, stops) = if is_full_size() {
+        (400_000, 200)
+    } else {
+        (20_000, 5)
+    };
     let chaos = Chaos {
-        events: 20_000,
+        events,
         connections: 64,
-        stops: 5,
+        stops,
         manner: Manner::Kill,
     };
     let duplicates = chaos.run().await;

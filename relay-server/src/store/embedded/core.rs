@@ -30,7 +30,7 @@ use super::{
     },
     keeping::Ledger,
     projection::{
-        LAG_MAX, Projection,
+        Projection,
         apply::{Accepted, Change, What},
     },
     settings::SettingsDb,
@@ -41,11 +41,8 @@ use crate::{
     store::{DestinationKey, Due, Held, LeaseToken, NewDelivery, Settled, StoreError},
 };
 
-/// From this lag on, accepting slows down.
-const LAG_SLOW: usize = LAG_MAX / 2;
-
 /// How long an acceptance is held back just below the largest lag.
-const DELAY_MAX: Duration = Duration::from_millis(40);
+const DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// When to try again after a full queue.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -111,6 +108,8 @@ pub(super) struct Core {
     pub(super) settings: SettingsDb,
     pub(super) desks: Mutex<Desks>,
     pub(super) ledger: Ledger,
+    /// Changes the projection may be behind before nothing more is accepted.
+    pub(super) lag_max: usize,
     /// One at a time decides whether a dead delivery is reopened.
     pub(super) requeues: tokio::sync::Mutex<()>,
     /// Tells that rows for some desk were read.
@@ -164,16 +163,14 @@ impl Core {
     /// Admits an event, later and later as the projection falls behind.
     pub(super) async fn admit(&self) -> Result<(), StoreError> {
         self.accepting()?;
-        let lag = self.projection.lag();
-        if lag >= LAG_MAX {
-            return Err(overloaded());
+        match hold_back(self.projection.lag(), self.lag_max) {
+            None => Err(overloaded()),
+            Some(Duration::ZERO) => Ok(()),
+            Some(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
         }
-        if lag > LAG_SLOW {
-            let share = u32::try_from(lag - LAG_SLOW).unwrap_or(u32::MAX);
-            let whole = u32::try_from(LAG_MAX - LAG_SLOW).unwrap_or(u32::MAX);
-            tokio::time::sleep(DELAY_MAX * share / whole).await;
-        }
-        Ok(())
     }
 
     /// Submits a record; the receiver hears when it is durable.
@@ -236,6 +233,17 @@ impl Core {
         let durable = self.desks().durable;
         self.projection.caught_up(durable).await
     }
+}
+
+/// How long an acceptance is held back for a lag: not at all below half of the largest, then longer and longer, so that
+/// however many post, the lag settles where they come as fast as the projection works. None at the largest.
+fn hold_back(lag: usize, lag_max: usize) -> Option<Duration> {
+    if lag >= lag_max {
+        return None;
+    }
+    let slow = lag_max / 2;
+    let share = lag.saturating_sub(slow) as f64 / (lag_max - slow) as f64;
+    Some(DELAY_MAX.mul_f64(share * share * share))
 }
 
 /// A look-up under way.
@@ -444,5 +452,26 @@ fn owed_anew(
         replay: None,
         order: delivery.order.as_ref().map(|order| order.digest),
         since: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_grows_smoothly_with_the_lag() {
+        let held = |lag| hold_back(lag, 50_000);
+        assert_eq!(held(0), Some(Duration::ZERO));
+        assert_eq!(held(25_000), Some(Duration::ZERO));
+        assert_eq!(held(50_000), None);
+        let mut before = Duration::ZERO;
+        for lag in (25_000..50_000).step_by(500) {
+            let now = held(lag).unwrap();
+            let is_smooth = now >= before && now - before < Duration::from_millis(70);
+            assert!(is_smooth, "{before:?}, then {now:?} at {lag}");
+            before = now;
+        }
+        assert!(before > DELAY_MAX * 9 / 10);
     }
 }

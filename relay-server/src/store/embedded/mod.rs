@@ -78,6 +78,8 @@ pub struct EmbeddedConfig {
     pub event_bytes_max: u64,
     /// Deliveries per destination kept in memory.
     pub window: usize,
+    /// Changes that lists may be behind before nothing more is accepted. From half of it on accepting slows.
+    pub lag_max: usize,
     /// How long after a start agents may say what they still attempt, before what is ordered is
     /// handed out again.
     pub ordered_hold: Duration,
@@ -92,6 +94,7 @@ impl EmbeddedConfig {
             free_bytes_min: 256 * 1024 * 1024,
             event_bytes_max: 64 * 1024 * 1024,
             window: 20_000,
+            lag_max: 50_000,
             ordered_hold: Duration::from_secs(2),
         }
     }

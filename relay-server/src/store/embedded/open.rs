@@ -146,6 +146,7 @@ impl Embedded {
             failed: Arc::new(OnceLock::new()),
             reader: Arc::new(Reader::new(fs)),
             dedupe: recall(&shared, &*clock)?,
+            lag_max: config.lag_max.max(2),
             ledger: Ledger::new(shared.read_blocking(chores::usages)?),
             projection: shared,
             settings,

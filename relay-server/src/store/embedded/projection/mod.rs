@@ -32,9 +32,6 @@ use self::{
 };
 use crate::store::StoreError;
 
-/// Changes the projection may be behind before nothing more is accepted.
-pub(crate) const LAG_MAX: usize = 50_000;
-
 /// Changes applied in one transaction.
 const BATCH_MAX: usize = 8192;
 

@@ -9,7 +9,7 @@ use super::{Embedded, EmbeddedConfig, config};
 use crate::{
     lifecycle::{DeliveryState, Event, Verdict},
     store::{
-        Appended, DeliveryFilter, Events, Settled, StoreError,
+        Appended, DeliveryFilter, Events, Keeping as _, Settled, StoreError,
         conformance::{Backend, QUEUE, Stage, TENANT},
         embedded::{OpenError, journal::sim::SimFs},
     },
@@ -178,6 +178,88 @@ proptest! {
         rebuild in any::<bool>(),
     ) {
         block_on(crash_story(steps, dies_after, luck, rebuild));
+    }
+}
+
+/// Every write and sync of a story is the last one once, with more and other luck in the full size: see
+/// docs/TESTING.md.
+#[test]
+fn what_was_confirmed_survives_a_power_loss_at_each_write() {
+    const WRITES: u64 = 100;
+    let steps: Vec<u8> = (0..90_u32).map(|step| (step * 37 % 251) as u8).collect();
+    let is_full = std::env::var_os("HOOKFERRY_TEST_FULL").is_some();
+    let lucks = if is_full { 24 } else { 1 };
+    for dies_after in 0..WRITES {
+        for luck in 0..lucks {
+            let chance = (luck * WRITES + dies_after).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let story = crash_story(steps.clone(), dies_after, chance, chance.is_multiple_of(3));
+            block_on(story);
+        }
+    }
+}
+
+/// The projection stands still for a while: whoever posts waits a little longer each, and nobody is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_that_stands_still_slows_accepting_and_refuses_nobody() {
+    const LAG_MAX: usize = 400;
+    const POSTERS: usize = 32;
+    let path = tempfile::tempdir().unwrap();
+    let clock = Arc::new(crate::clock::SystemClock);
+    let config = EmbeddedConfig {
+        lag_max: LAG_MAX,
+        ..config(path.path())
+    };
+    let store = Embedded::open(config, clock, Arc::default()).unwrap();
+    let lock = rusqlite::Connection::open(path.path().join("projection.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let posters: Vec<_> = (0..POSTERS)
+        .map(|poster| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for number in 0..30 {
+                    let id = (poster * 1000 + number + 1) as u128;
+                    let accepted = store.append(plain_event(id)).await;
+                    assert_eq!(accepted, Ok(Appended::New));
+                    let lag = usize::try_from(store.stored().lag).unwrap();
+                    assert!(lag <= LAG_MAX + POSTERS, "{lag}");
+                }
+            })
+        })
+        .collect();
+    while store.stored().lag < LAG_MAX as u64 * 3 / 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    lock.execute_batch("ROLLBACK").unwrap();
+    for poster in posters {
+        poster.await.unwrap();
+    }
+    assert_eq!(store.usage(TENANT).events, (POSTERS * 30) as u64);
+    store.close().await;
+}
+
+fn plain_event(id: u128) -> crate::store::NewEvent {
+    crate::store::NewEvent {
+        decisions: Vec::new(),
+        event: Event {
+            id: EventId::from_u128(id),
+            tenant: TENANT,
+            source: crate::store::conformance::SOURCE,
+            received_at: crate::clock::Timestamp(1),
+            method: "POST".to_owned(),
+            target: "/".to_owned(),
+            headers: protocol::frame::Headers::default(),
+            body: bytes::Bytes::new(),
+            verification: crate::lifecycle::Verification {
+                rule: "none".to_owned(),
+                secret: None,
+            },
+            event_type: None,
+            provider_id: None,
+            remote: None,
+        },
+        dedupe_window: Duration::ZERO,
+        deliveries: Vec::new(),
     }
 }
 
