@@ -161,6 +161,34 @@ async fn a_replay_is_paused_resumed_and_cancelled() {
 }
 
 #[tokio::test]
+async fn a_live_event_goes_before_a_bulk_replay() {
+    const COUNT: usize = 40;
+    let relay = Relay::start().await;
+    let mut service = Service::start().await;
+    let journey = relay.journey("none").await;
+    let api = &journey.tenant.api;
+    let settings = json!({ "in_flight_max": 1 });
+    api.patch("/destinations/billing", settings).await;
+    let _agent = Agent::run(&relay, &journey, &service.url());
+    let dead = dead_letters(&relay, &journey, &service, COUNT).await;
+    for _ in &dead {
+        service.next().await;
+    }
+    service.answer_usually(Answer::status(200).held());
+    let replay = id(&api.post("/replays", json!({ "dead_letters": {} })).await);
+    eventually("all to be owed again", async || {
+        let job = api.get(&format!("/replays/{replay}")).await;
+        (job["made"] == COUNT).then_some(())
+    })
+    .await;
+    let first = service.next().await;
+    assert!(dead.contains(&first.event()));
+    let live = relay.provider().send(&journey.post()).await.accepted();
+    service.release();
+    assert_eq!(service.next().await.event(), live);
+}
+
+#[tokio::test]
 async fn asking_twice_under_one_key_makes_one_replay() {
     let relay = Relay::start().await;
     let journey = relay.journey("none").await;

@@ -18,9 +18,10 @@ use super::{
     extract::{Params, bad},
     pages::{self, List},
     unanswered,
-    views::parse_time,
+    views::parse_past,
 };
 use crate::{
+    clock::Timestamp,
     problem::Problem,
     store::{AuditFilter, AuditRecord, StoreError},
 };
@@ -97,9 +98,10 @@ pub(super) struct FilterParams {
 }
 
 impl FilterParams {
-    fn filter(&self, tenant: Option<TenantId>) -> Result<AuditFilter, Problem> {
+    fn filter(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<AuditFilter, Problem> {
         let time = |name: &str, text: &Option<String>| {
-            text.as_ref().map(|text| parse_time(name, text)).transpose()
+            let text = text.as_ref();
+            text.map(|text| parse_past(name, text, now)).transpose()
         };
         Ok(AuditFilter {
             tenant,
@@ -117,7 +119,7 @@ pub(super) async fn list(
     State(state): State<ApiState>,
     Params(params): Params<FilterParams>,
 ) -> Result<Answer<List<RecordView>>, Problem> {
-    let filter = params.filter(tenant)?;
+    let filter = params.filter(tenant, state.tenancy.now())?;
     let limit = pages::limit(params.limit)?;
     let before = pages::number_cursor(params.cursor.as_deref())?;
     let found = state.settings.audit(&filter, before, limit + 1).await;
@@ -153,7 +155,7 @@ pub(super) async fn export(
             "an export has everything; name since and until instead",
         ));
     }
-    let filter = params.filter(tenant)?;
+    let filter = params.filter(tenant, state.tenancy.now())?;
     // The first page before the answer begins, so that a failure is told as one.
     let first = page(&state, &filter, None).await.map_err(unanswered)?;
     let pages = stream::unfold(Some(first), move |page_before| {

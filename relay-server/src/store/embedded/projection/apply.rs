@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use protocol::id::{AgentId, DeliveryId, DestinationId, EventId, ReplayId, SourceId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{chores::move_to, queries::signed, schema::DEAD};
+use super::{ages::Ages, chores::move_to, queries::signed, schema::DEAD};
 use crate::{
     clock::Timestamp,
     lifecycle::{DeliveryState, Ending, Event, OrderKey, Spent, Verdict},
@@ -198,6 +198,7 @@ pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite
         fresh: BTreeMap::new(),
         fresh_replays: HashMap::new(),
         usage: HashMap::new(),
+        ages: Ages::default(),
         applied,
     };
     for change in changes {
@@ -205,6 +206,7 @@ pub(super) fn apply(connection: &mut Connection, changes: &[Change]) -> rusqlite
     }
     batch.flush()?;
     batch.flush_usage()?;
+    std::mem::take(&mut batch.ages).write(&batch.transaction)?;
     let applied = batch.applied;
     batch
         .transaction
@@ -222,6 +224,8 @@ struct Batch<'a> {
     fresh_replays: HashMap<(u64, DestinationId), u64>,
     /// What was accepted of each tenant.
     usage: HashMap<TenantId, Usage>,
+    /// When that was.
+    ages: Ages,
     applied: u64,
 }
 
@@ -265,6 +269,7 @@ impl Batch<'_> {
     }
 
     fn accept(&mut self, change: &Change, accepted: &Accepted) -> rusqlite::Result<()> {
+        self.ages.note(change.seq, accepted.received_at);
         self.transaction
             .prepare_cached(
                 "INSERT OR REPLACE INTO events

@@ -3,6 +3,8 @@
 
 mod schema;
 
+mod ages;
+
 pub(crate) mod apply;
 
 pub(crate) mod chores;

@@ -7,6 +7,7 @@ use protocol::id::{
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, types::Value};
 
 use super::{
+    ages,
     apply::{blob, state_number, state_of},
     pieces::{self, Conditions, Listed, Way, blob_value, int_value},
     schema::DEAD,
@@ -53,7 +54,7 @@ pub(crate) fn events(
     after: Option<&Cursor>,
     limit: u32,
 ) -> rusqlite::Result<Page<EventSummary>> {
-    let listed = listed_events(tenant, filter, Way::NewestFirst);
+    let listed = listed_events(connection, tenant, filter, Way::NewestFirst)?;
     pieces::piece(connection, listed, after, limit, |row| {
         let deliveries = deliveries_of(connection, row.get("seq")?)?;
         let deliveries = deliveries.iter();
@@ -74,7 +75,12 @@ pub(crate) fn events(
 }
 
 /// Where events that match are.
-pub(super) fn listed_events(tenant: TenantId, filter: &EventFilter, way: Way) -> Listed<'static> {
+pub(super) fn listed_events(
+    connection: &Connection,
+    tenant: TenantId,
+    filter: &EventFilter,
+    way: Way,
+) -> rusqlite::Result<Listed<'static>> {
     let mut within = Conditions::of_tenant("e.tenant", tenant, filter.id.is_some());
     within.and("e.id = ?", filter.id.map(|it| blob_value(it.as_u128())));
     let mut matching = Conditions::none();
@@ -88,6 +94,11 @@ pub(super) fn listed_events(tenant: TenantId, filter: &EventFilter, way: Way) ->
     );
     matching.and("e.received_at >= ?", filter.since.map(|at| int_value(at.0)));
     matching.and("e.received_at < ?", filter.until.map(|at| int_value(at.0)));
+    if filter.since.or(filter.until).is_some() {
+        let (first, last) = ages::range(connection, filter.since, filter.until)?;
+        let values = vec![int_value(first), int_value(last)];
+        within.and_all("e.seq >= ? AND e.seq <= ?", values);
+    }
     let destination = filter.destination.map(|it| blob_value(it.as_u128()));
     let state = filter.state.map(|it| Value::Integer(state_number(it)));
     let any = "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq";
@@ -100,14 +111,14 @@ pub(super) fn listed_events(tenant: TenantId, filter: &EventFilter, way: Way) ->
         (_, to, None) => matching.and(&format!("{any} AND d.destination = ?)"), to),
         (_, None, state) => matching.and(&format!("{any} AND d.state = ?)"), state),
     }
-    Listed {
+    Ok(Listed {
         select: "SELECT e.*",
         from: "FROM events e",
         seq: "e.seq",
         within,
         matching,
         way,
-    }
+    })
 }
 
 const DELIVERY_SELECT: &str = "SELECT d.*, e.id AS event_id, e.received_at AS received_at";

@@ -94,7 +94,7 @@ pub(crate) fn select(
     let after = span.after.as_ref();
     match selection {
         Replayable::Events(filter) => {
-            let mut listed = queries::listed_events(tenant, filter, Way::OldestFirst);
+            let mut listed = queries::listed_events(connection, tenant, filter, Way::OldestFirst)?;
             listed.within.and("e.seq <= ?", Some(upto));
             listed.matching.and_all(NOT_ERASED, Vec::new());
             pieces::piece(connection, listed, after, limit, |row| {

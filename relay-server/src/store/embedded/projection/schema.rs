@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 /// Deliveries in this state are dead; partial indexes need it as a literal.
 pub(super) const DEAD: i64 = 3;
@@ -22,6 +22,8 @@ CREATE TABLE events (
   position INTEGER NOT NULL, stored_bytes INTEGER NOT NULL) STRICT;
 CREATE INDEX events_by_id ON events (id);
 CREATE INDEX events_by_tenant ON events (tenant, seq);
+
+CREATE TABLE ages (zone INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL) STRICT;
 
 CREATE TABLE deliveries (
   seq INTEGER PRIMARY KEY, id BLOB NOT NULL, event_seq INTEGER NOT NULL, tenant BLOB NOT NULL,

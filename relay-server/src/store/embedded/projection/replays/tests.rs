@@ -81,13 +81,17 @@ fn lists_find_their_rows_by_an_index() {
             since: at,
             ..EventFilter::default()
         };
-        let sql = queries::listed_events(TENANT, &events, way).sql();
+        let sql = queries::listed_events(db, TENANT, &events, way)
+            .unwrap()
+            .sql();
         check(db, &sql, &["events_by_tenant", "deliveries_by_event"]);
         let unrouted = EventFilter {
             unrouted: true,
             ..EventFilter::default()
         };
-        let sql = queries::listed_events(TENANT, &unrouted, way).sql();
+        let sql = queries::listed_events(db, TENANT, &unrouted, way)
+            .unwrap()
+            .sql();
         check(db, &sql, &["events_by_tenant", "deliveries_by_event"]);
     }
 }
@@ -129,13 +133,15 @@ fn one_thing_is_found_by_its_id() {
         dead(TENANT, &letter, Way::NewestFirst),
         dead(TENANT, &of_event, Way::OldestFirst),
         queries::listed_events(
+            db,
             TENANT,
             &EventFilter {
                 id: event,
                 ..EventFilter::default()
             },
             Way::OldestFirst,
-        ),
+        )
+        .unwrap(),
         queries::listed_deliveries(
             TENANT,
             &DeliveryFilter {
