@@ -50,3 +50,6 @@ pub mod supervisor;
 pub mod clock;
 
 pub mod ids;
+
+#[cfg(test)]
+mod simulation;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tracing::{info, warn};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SteadyClock, SystemClock},
     config::Config,
     relay::{Relay, StartError, Stores},
     shutdown::Signals,
@@ -67,7 +67,9 @@ async fn open_stores(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<
         event_bytes_max: config.store.event_memory_bytes,
         ..EmbeddedConfig::new(&config.data_dir)
     };
-    let (clock, marks) = (Arc::clone(clock), Arc::clone(&due));
+    // Leases and retries must not jump when somebody sets the machine's clock.
+    let clock = Arc::new(SteadyClock::new(Arc::clone(clock)));
+    let marks = Arc::clone(&due);
     let opened = tokio::task::spawn_blocking(move || Embedded::open(embedded, clock, marks));
     let store = opened.await.context("opening the store panicked")?;
     let store =

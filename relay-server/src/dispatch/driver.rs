@@ -25,22 +25,22 @@ use crate::{
 const JOBS_MAX: usize = 64;
 
 /// Expired leases settled in one go.
-const EXPIRED_MAX: usize = 1024;
+pub(crate) const EXPIRED_MAX: usize = 1024;
 
 /// How long expired leases stay unclaimable while they are settled as lost.
-const EXPIRED_HOLD: Duration = Duration::from_secs(10);
+pub(crate) const EXPIRED_HOLD: Duration = Duration::from_secs(10);
 
 /// How long to wait when the store fails.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest sleep, in case a clock jumps.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
+pub(crate) const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// The shortest sleep, so that a time just missed does not spin.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
 
 /// How often to look for deliveries of which nothing was heard.
-const SILENCE_LOOK: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE_LOOK: Duration = Duration::from_secs(30);
 
 /// What woke the dispatcher.
 enum Wake {
@@ -97,7 +97,7 @@ impl Dispatcher {
             settler,
             settings,
             jobs: FuturesUnordered::new(),
-            listen_at: Instant::now() + SILENCE_LOOK,
+            listen_at: handle.0.clock.instant() + SILENCE_LOOK,
         }
     }
 
@@ -234,7 +234,7 @@ impl Dispatcher {
 impl Shared {
     /// Decides who gets which lease and puts it into their channels; what nobody takes is for the
     /// store: to be released, or ended because it is too old.
-    fn hand_over(
+    pub(crate) fn hand_over(
         &self,
         wants: &[Want],
         leases: Vec<Lease>,

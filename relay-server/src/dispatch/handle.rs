@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use protocol::id::{AgentId, DeliveryId, SessionId, TenantId};
@@ -36,12 +36,12 @@ pub trait Rulebook: Send + Sync + 'static {
 
 /// The dispatcher, for everybody else.
 #[derive(Clone)]
-pub struct DispatchHandle(pub(super) Arc<Shared>);
+pub struct DispatchHandle(pub(crate) Arc<Shared>);
 
 /// What the dispatcher and its handles share.
-pub(super) struct Shared {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) rulebook: Box<dyn Rulebook>,
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rulebook: Box<dyn Rulebook>,
     pub(super) notify: Notify,
     /// How often the task's loop has turned.
     pub(super) turns: watch::Sender<u64>,
@@ -50,8 +50,8 @@ pub(super) struct Shared {
 
 /// The match, and the ends of the sessions' channels.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) dispatch: Dispatch,
+pub(crate) struct State {
+    pub(crate) dispatch: Dispatch,
     pub(super) outlets: HashMap<SessionId, Outlet>,
 }
 
@@ -190,13 +190,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         Moment {
-            instant: Instant::now(),
+            instant: self.clock.instant(),
             time: self.clock.now(),
         }
     }

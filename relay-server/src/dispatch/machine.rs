@@ -469,6 +469,14 @@ impl Dispatch {
         }
     }
 
+    /// What an agent has in hand of a destination.
+    #[cfg(test)]
+    pub(crate) fn in_hands(&self, agent: AgentId, key: DestinationKey) -> Vec<DeliveryId> {
+        let of_agent = |hand: &Hand| hand.agent == agent && hand.key == key;
+        let hands = self.hands.iter().filter(|(_, hand)| of_agent(hand));
+        hands.map(|(delivery, _)| *delivery).collect()
+    }
+
     /// Every line with somebody in it.
     pub fn keys(&self) -> impl Iterator<Item = DestinationKey> {
         self.lines.keys().copied()

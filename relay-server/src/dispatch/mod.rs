@@ -21,7 +21,7 @@ mod view;
 
 mod handle;
 
-mod driver;
+pub(crate) mod driver;
 
 #[cfg(test)]
 mod tests;

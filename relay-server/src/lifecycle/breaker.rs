@@ -267,6 +267,9 @@ impl Breaker {
     ) {
         match sign {
             Sign::Well | Sign::Busy => self.close(sign, now),
+            // Where errors are no outage, whoever answers with one is back. Otherwise one event that
+            // cannot be digested would keep a queue shut that waits behind it.
+            Sign::Faulty if policy.error_percent == 0 => self.close(sign, now),
             Sign::Faulty | Sign::Late | Sign::Unreachable => {
                 self.spacing = (self.spacing * 2).min(policy.probe_max());
                 let probe_at = now + spread(self.spacing, luck);
@@ -589,6 +592,16 @@ mod tests {
             .attempt(Sign::Unreachable)
             .closed();
         story.wait(1_000).attempt(Sign::Unreachable).open_for(1_000);
+    }
+
+    #[test]
+    fn where_errors_are_no_outage_a_probe_that_gets_one_ends_it() {
+        let mut story = Story::new();
+        story.attempt(Sign::Unreachable).open_for(1_000);
+        story.attempt(Sign::Faulty).open_for(2_000);
+
+        story.policy.error_percent = 0;
+        story.attempt(Sign::Faulty).closed();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::store::{LeaseInfo, LeaseToken};
 
 /// The leases of one agent instance.
 #[derive(Debug, Default)]
-pub(super) struct Holdings {
+pub(crate) struct Holdings {
     held: HashMap<DeliveryId, Holding>,
     /// Sessions of the instance that are live.
     sessions: usize,
@@ -37,17 +37,17 @@ impl Holding {
 
 impl Holdings {
     /// A session was welcomed.
-    pub(super) fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         self.sessions += 1;
     }
 
     /// A session has ended.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.sessions -= 1;
     }
 
     /// A session was handed a lease, or took it over after a reconnect.
-    pub(super) fn hold(&mut self, lease: LeaseInfo, owner: SessionId, until: Instant) {
+    pub(crate) fn hold(&mut self, lease: LeaseInfo, owner: SessionId, until: Instant) {
         self.held.insert(
             lease.delivery,
             Holding {
@@ -60,12 +60,12 @@ impl Holdings {
     }
 
     /// The lease of a delivery, if the instance holds one.
-    pub(super) fn get(&self, delivery: DeliveryId) -> Option<LeaseInfo> {
+    pub(crate) fn get(&self, delivery: DeliveryId) -> Option<LeaseInfo> {
         self.held.get(&delivery).map(|holding| holding.lease)
     }
 
     /// What travelled on a session, or was taken over by it.
-    pub(super) fn of(&self, session: SessionId) -> Vec<LeaseInfo> {
+    pub(crate) fn of(&self, session: SessionId) -> Vec<LeaseInfo> {
         let of_session = self
             .held
             .values()
@@ -74,7 +74,7 @@ impl Holdings {
     }
 
     /// The attempt is over. A later attempt of the same delivery stays.
-    pub(super) fn drop_attempt(&mut self, delivery: DeliveryId, attempt: u32) {
+    pub(crate) fn drop_attempt(&mut self, delivery: DeliveryId, attempt: u32) {
         if self
             .get(delivery)
             .is_some_and(|lease| lease.attempt <= attempt)
@@ -84,14 +84,14 @@ impl Holdings {
     }
 
     /// The agent hands this very lease back.
-    pub(super) fn drop_lease(&mut self, delivery: DeliveryId, token: LeaseToken) {
+    pub(crate) fn drop_lease(&mut self, delivery: DeliveryId, token: LeaseToken) {
         if self.get(delivery).is_some_and(|lease| lease.token == token) {
             self.held.remove(&delivery);
         }
     }
 
     /// The agent still works on it, over this session.
-    pub(super) fn renew(&mut self, delivery: DeliveryId, owner: SessionId, until: Instant) {
+    pub(crate) fn renew(&mut self, delivery: DeliveryId, owner: SessionId, until: Instant) {
         if let Some(holding) = self.held.get_mut(&delivery) {
             holding.owner = owner;
             holding.is_orphan = false;
@@ -100,12 +100,12 @@ impl Holdings {
     }
 
     /// A session ended on purpose: what it held may go to others at once.
-    pub(super) fn take_all_of(&mut self, session: SessionId) -> Vec<LeaseInfo> {
+    pub(crate) fn take_all_of(&mut self, session: SessionId) -> Vec<LeaseInfo> {
         self.extract(|holding| holding.belongs_to(session))
     }
 
     /// A session ended without a word: what it held is kept for the agent's return.
-    pub(super) fn orphan(&mut self, session: SessionId, until: Instant) -> Vec<LeaseInfo> {
+    pub(crate) fn orphan(&mut self, session: SessionId, until: Instant) -> Vec<LeaseInfo> {
         let orphans = self
             .held
             .values_mut()
@@ -121,7 +121,7 @@ impl Holdings {
 
     /// The agent is back and did not name these: they died with it. Not if it has other sessions: then it
     /// names only what those do not look after, and may not know yet that one of them is gone.
-    pub(super) fn take_orphans_but(&mut self, named: &[DeliveryId]) -> Vec<LeaseInfo> {
+    pub(crate) fn take_orphans_but(&mut self, named: &[DeliveryId]) -> Vec<LeaseInfo> {
         if self.sessions > 1 {
             return Vec::new();
         }
@@ -130,7 +130,7 @@ impl Holdings {
 
     /// The agent takes nothing from these sessions any more, and what it does not name of theirs was
     /// never begun.
-    pub(super) fn take_unbegun(
+    pub(crate) fn take_unbegun(
         &mut self,
         replaced: &[SessionId],
         named: &[DeliveryId],
@@ -141,13 +141,13 @@ impl Holdings {
     }
 
     /// Forgets what has run out; the store has taken it back by itself.
-    pub(super) fn prune(&mut self, now: Instant) {
+    pub(crate) fn prune(&mut self, now: Instant) {
         // A little later than the store, which decides.
         self.held
             .retain(|_, holding| holding.until + Duration::from_secs(1) > now);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 

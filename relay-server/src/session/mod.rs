@@ -15,7 +15,7 @@ mod admission;
 
 mod driver;
 
-mod holdings;
+pub(crate) mod holdings;
 
 mod registry;
 

@@ -52,6 +52,11 @@ struct Inner {
     turns: HashMap<DestinationKey, Turns>,
     /// Keys that have stopped, and since when.
     parked: HashMap<(DestinationKey, KeyDigest), Timestamp>,
+    /// When it was last looked for what has fallen due.
+    looked: Timestamp,
+    /// Counts restarts.
+    restarts: u64,
+    lanes_are_inverted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +100,26 @@ impl Memory {
     pub fn new(clock: Arc<dyn Clock>, due: Arc<Due>) -> Arc<Self> {
         let inner = Mutex::default();
         Arc::new(Self { clock, due, inner })
+    }
+
+    /// Breaks the rule of lanes on purpose: who comes last goes first.
+    pub fn invert_lanes(&self) {
+        if let Ok(mut inner) = self.open() {
+            inner.lanes_are_inverted = true;
+        }
+    }
+
+    /// As after a restart of the relay: leases are forgotten and everything is backlog.
+    pub fn restart(&self) {
+        if let Ok(mut inner) = self.open() {
+            inner.restarts += 1;
+            inner.turns.clear();
+            for row in inner.deliveries.values_mut() {
+                row.lease = None;
+                row.since = Timestamp(0);
+                self.due.mark([row.key]);
+            }
+        }
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
@@ -229,6 +254,10 @@ impl Inner {
     /// What is handed out next at a destination, and from which lane.
     fn next_of(&self, key: DestinationKey, now: Timestamp) -> Option<(Lane, u64)> {
         let firsts = self.firsts(key, now);
+        if self.lanes_are_inverted {
+            let last = firsts.last_key_value();
+            return last.map(|(lane, (_, seq))| (*lane, *seq));
+        }
         let turns = self.turns.get(&key).copied().unwrap_or_default();
         let lane = turns.next(ready(&firsts))?;
         firsts.get(&lane).map(|(_, seq)| (lane, *seq))
@@ -549,7 +578,7 @@ impl Events for Memory {
                     break;
                 }
                 let token = LeaseToken {
-                    incarnation: 1,
+                    incarnation: inner.restarts + 1,
                     counter,
                 };
                 inner.took(want.key, lane, now);
@@ -665,14 +694,25 @@ impl Events for Memory {
     }
 
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
-        let inner = self.open()?;
-        Ok(inner
-            .deliveries
-            .values()
-            .filter(|row| row.state.is_open() || row.lease.is_some())
-            .map(|row| row.lease.map_or(row.due, |lease| lease.until))
-            .filter(|at| at.0 > 0)
-            .min())
+        let now = self.clock.now();
+        let mut inner = self.open()?;
+        let looked = std::mem::replace(&mut inner.looked, now).min(now);
+        let mut next: Option<Timestamp> = None;
+        for row in inner.deliveries.values() {
+            let at = match row.lease {
+                Some(lease) => lease.until,
+                None if row.state.is_open() && row.due > now => row.due,
+                None => {
+                    // Nobody else says that its time has come.
+                    if row.state.is_open() && row.due > looked {
+                        self.due.mark([row.key]);
+                    }
+                    continue;
+                }
+            };
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        Ok(next)
     }
 
     async fn replay(&self, replays: &[Replay]) -> Result<Vec<Replayed>, StoreError> {
