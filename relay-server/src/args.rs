@@ -56,6 +56,9 @@ pub enum Command {
     Route(ForRelay<RouteCommand>),
     /// Manage tokens of agents and people.
     Token(ForRelay<TokenCommand>),
+    /// Make sources, destinations and routes be as a file declares them.
+    #[command(after_help = APPLY)]
+    Apply(ApplyArgs),
     /// See who did what.
     Audit(ForRelay<AuditCommand>),
     /// Manage the key that encrypts secrets at rest (operators only).
@@ -720,6 +723,20 @@ pub enum TokenCommand {
         /// When it ends, such as 2027-01-31T00:00:00Z.
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
+        /// An address or range it may be used from; repeatable [default: any].
+        #[arg(long, value_name = "RANGE")]
+        ip_allow: Vec<String>,
+        /// Write it to a new file, readable for you alone, instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        write_to: Option<PathBuf>,
+    },
+    /// Give a token a new text, shown this once; the one it has is accepted for a while, too.
+    Rotate {
+        /// Name or id.
+        token: String,
+        /// How long the text it has is accepted, in seconds [default: a day].
+        #[arg(long, value_name = "SECONDS")]
+        overlap_s: Option<u64>,
         /// Write it to a new file, readable for you alone, instead of printing it.
         #[arg(long, value_name = "FILE")]
         write_to: Option<PathBuf>,
@@ -736,6 +753,33 @@ pub enum TokenCommand {
         /// Name or id.
         token: String,
     },
+}
+
+const APPLY: &str = "The file is TOML, with the fields of the API:\n
+  [sources.stripe]
+  preset = \"stripe\"
+  secret_file = \"whsec.txt\"        # beside this file; without it the secrets stay
+
+  [destinations.billing]
+  timeout_ms = 5000
+
+  [routes.stripe-billing]
+  source = \"stripe\"
+  destination = \"billing\"
+\nWhat is left out has its default. What the file does not name stays as it is.";
+
+/// Declare sources, destinations and routes.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// How to reach the relay.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The file; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only show what would change.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// See who did what.

@@ -205,6 +205,7 @@ impl From<TokenRefusal> for Problem {
             TokenRefusal::Malformed | TokenRefusal::Unknown => Code::Unauthorised,
             TokenRefusal::Expired => Code::TokenExpired,
             TokenRefusal::Revoked => Code::TokenRevoked,
+            TokenRefusal::Address => Code::Address,
         })
     }
 }

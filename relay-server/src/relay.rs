@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     dispatch::{DispatchHandle, Dispatcher},
     ingress::{BodyDeadlines, Ingress, IngressConfig},
-    listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, TlsError},
+    listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, Remote, TlsError},
     outbound::{Errands, Network, Outbound, PreloadError, preload},
     problem::{Code, Problem},
     replays::Replays,
@@ -256,11 +256,11 @@ impl Relay {
             key_source: self.key_source,
         };
         let public = Arc::new(PublicDoor {
-            ingress: self.ingress,
+            ingress: Arc::clone(&self.ingress),
             sessions,
             api: api.clone(),
         });
-        let admin = Arc::new(AdminDoor(api::router(api)));
+        let admin = Arc::new(AdminDoor(api::router(api), Arc::clone(&self.ingress)));
 
         let mut vital = JoinSet::new();
         vital.spawn(self.public.serve(public, tasks.clone(), closed.clone()));
@@ -383,7 +383,7 @@ async fn retain(
     }
 }
 
-/// Ends the destinations of listeners that have gone.
+/// Ends the destinations of listeners that have gone, and notes which tokens were used.
 async fn sweep_listeners(tenancy: Arc<Tenancy>, stop: CancellationToken) {
     let mut ticks = time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -392,6 +392,7 @@ async fn sweep_listeners(tenancy: Arc<Tenancy>, stop: CancellationToken) {
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
+        tenancy.note_uses().await;
         for key in tenancy.listeners_to_expire(tenancy.now()) {
             if let Err(error) = tenancy.expire_listen(key).await {
                 warn!(%error, destination = %key.destination, "a listener's destination could not be ended");
@@ -473,10 +474,12 @@ impl Handler for PublicDoor {
 
     async fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: Peer,
         head: Head,
     ) -> Response<Self::Body> {
+        let remote = self.ingress.remote(request.headers(), peer);
+        request.extensions_mut().insert(Remote(remote));
         let path = request.uri().path();
         if path == CONNECT_PATH {
             return session::upgrade(&self.sessions, request);
@@ -495,7 +498,7 @@ impl Handler for PublicDoor {
 }
 
 /// The API.
-struct AdminDoor(axum::Router);
+struct AdminDoor(axum::Router, Arc<Ingress>);
 
 impl Handler for AdminDoor {
     type Body = axum::body::Body;
@@ -506,7 +509,8 @@ impl Handler for AdminDoor {
         peer: Peer,
         _: Head,
     ) -> Response<Self::Body> {
-        request.extensions_mut().insert(peer);
+        let remote = self.1.remote(request.headers(), peer);
+        request.extensions_mut().insert(Remote(remote));
         let request = request.map(axum::body::Body::new);
         match self.0.clone().oneshot(request).await {
             Ok(response) => response,

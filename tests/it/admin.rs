@@ -280,3 +280,51 @@ async fn the_key_for_secrets_is_rotated_while_events_come() {
     assert_eq!(listed["data"][1]["secrets"], 0, "{listed}");
     relay.provider().send(&request("{} ")).await.accepted();
 }
+
+#[tokio::test]
+async fn a_file_is_applied_and_applying_it_again_changes_nothing() {
+    let relay = Relay::start().await;
+    json(&relay, "tenant create acme");
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("whsec.txt"), "whsec_one\n").unwrap();
+    let file = files.path().join("config.toml");
+    let declare = |timeout: u32| {
+        let text = format!(
+            "[sources.shop]\npreset = \"stripe\"\nsecret_file = \"whsec.txt\"\n\n\
+             [destinations.billing]\ntimeout_ms = {timeout}\n\n\
+             [routes.shop-billing]\nsource = \"shop\"\ndestination = \"billing\"\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    let apply = format!("apply --tenant acme -f {}", file.display());
+    let changes = |line: &str| -> Vec<String> {
+        let steps = json(&relay, line);
+        let steps = steps["data"].as_array().unwrap().iter();
+        steps
+            .map(|step| step["change"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    declare(5_000);
+    assert_eq!(changes(&format!("{apply} --dry-run")), ["created"; 3]);
+    let listed = json(&relay, "source list --tenant acme");
+    assert_eq!(
+        listed["data"].as_array().unwrap().len(),
+        0,
+        "a dry run makes nothing"
+    );
+    assert_eq!(changes(&apply), ["created"; 3]);
+    assert_eq!(changes(&apply), ["same"; 3]);
+    declare(6_000);
+    let output = run(&relay, &format!("{apply} --dry-run"));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        shown.contains("~ destination billing\n    timeout_ms: 5000 -> 6000"),
+        "{shown}"
+    );
+    assert!(shown.contains("= source shop"), "{shown}");
+    assert_eq!(changes(&apply), ["same", "changed", "same"]);
+    fs::write(files.path().join("whsec.txt"), "whsec_two\n").unwrap();
+    assert_eq!(changes(&apply), ["changed", "same", "same"]);
+    fs::write(&file, "[sources.shop]\nsecret = \"x\"\n").unwrap();
+    assert!(!run(&relay, &apply).status.success());
+}

@@ -135,7 +135,8 @@ codes! {
 
         Address "E-ADDRESS" Failure
         "Requests from this address are not accepted"
-        "The source takes requests from some addresses only, and this is none of them."
+        "The source takes requests from some addresses only, or the token may be used from some only, and \
+         this is none of them."
         "add the provider's address ranges to `ip_allow` of the source; behind a proxy, set `trusted_proxies` of the relay"
 
         BodyTooLarge "E-BODY-TOO-LARGE" Failure

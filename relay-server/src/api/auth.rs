@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::ApiState;
 use crate::{
+    listener::Remote,
     problem::{Code, Problem},
     tenancy::{Name, Scope, Tenant, Token, TokenKind},
 };
@@ -73,10 +74,9 @@ pub(super) fn authenticate(parts: &Parts, state: &ApiState) -> Result<Arc<Token>
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(unauthorised());
     }
-    let directory = state.tenancy.directory();
-    directory
-        .authenticate(text.trim(), state.tenancy.now())
-        .map_err(Problem::from)
+    let remote = parts.extensions.get::<Remote>().map(|remote| remote.0);
+    let token = state.tenancy.authenticate(text.trim(), remote);
+    token.map_err(Problem::from)
 }
 
 impl FromRequestParts<ApiState> for AgentCaller {

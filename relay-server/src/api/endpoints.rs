@@ -192,6 +192,12 @@ fn routes_and_tokens_table() -> Table {
             "Show a token without its text",
             tokens::show,
         )
+        .post(
+            "/tokens/{token}/rotate",
+            "tokens.rotate",
+            "Give a token a new text, which is shown this once",
+            tokens::rotate,
+        )
         .delete(
             "/tokens/{token}",
             "tokens.delete",

@@ -1,7 +1,7 @@
 //! What every request to the API passes: it gets an id, and what it changed is in the audit log
 //! before it is answered. No endpoint does this itself, so none can forget it.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::{Body, to_bytes},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ids,
-    listener::Peer,
+    listener::Remote,
     problem::{Code, Problem},
     store::AuditRecord,
     tenancy::Token,
@@ -177,7 +177,7 @@ async fn draft(gate: &Gate, parts: &mut Parts, request_id: &str) -> Option<Draft
         target: path.chars().take(TARGET_CHARS_MAX).collect(),
         resource: None,
         status: 0,
-        remote: remote(state, parts),
+        remote: parts.extensions.get::<Remote>().map(|remote| remote.0),
         request: request_id.to_owned(),
     };
     let token = token.id;
@@ -198,11 +198,6 @@ fn tenant(state: &ApiState, parts: &Parts, token: &Token, path: &str) -> Option<
         let found = auth::find_tenant(state, &named.or_else(of_path)?);
         found.ok().map(|tenant| tenant.id)
     })
-}
-
-fn remote(state: &ApiState, parts: &Parts) -> Option<IpAddr> {
-    let peer = parts.extensions.get::<Peer>()?;
-    Some(state.ingress.remote(&parts.headers, *peer))
 }
 
 /// Notes what was done, and what may have been done. What was refused changed nothing.

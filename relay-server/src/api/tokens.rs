@@ -1,6 +1,6 @@
 //! Tokens: of a tenant, or, for an operator who names none, the operators' own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::extract::{Path, State};
 use http::StatusCode;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    tenancy::{NewToken, Scope, Token, TokenKind},
+    tenancy::{InvalidIpRange, NewToken, OVERLAP_DEFAULT, Scope, Token, TokenKind},
 };
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -28,6 +28,12 @@ pub(super) struct TokenView {
     scopes: Vec<&'static str>,
     destinations: Option<Vec<String>>,
     expires_at: Option<String>,
+    /// The addresses it may be used from; any if empty.
+    ip_allow: Vec<String>,
+    /// To the minute; null if never.
+    last_used_at: Option<String>,
+    /// Until when the text it had before its rotation is accepted, too.
+    previous_until: Option<String>,
     created_at: String,
 }
 
@@ -39,7 +45,7 @@ pub(super) struct CreatedToken {
     token: String,
 }
 
-fn view(token: &Token) -> TokenView {
+fn view(state: &ApiState, token: &Token) -> TokenView {
     let names = token.destinations.as_ref();
     TokenView {
         id: token.id.to_string(),
@@ -48,6 +54,15 @@ fn view(token: &Token) -> TokenView {
         scopes: token.scopes.iter().map(|scope| scope.as_str()).collect(),
         destinations: names.map(|names| names.iter().map(ToString::to_string).collect()),
         expires_at: token.expires_at.map(|time| time.to_string()),
+        ip_allow: token.ip_allow.iter().map(ToString::to_string).collect(),
+        last_used_at: state.tenancy.last_used(token.id).map(|at| at.to_string()),
+        previous_until: {
+            let now = state.tenancy.now();
+            let until = token.previous.map(|(_, until)| until);
+            until
+                .filter(|until| *until > now)
+                .map(|until| until.to_string())
+        },
         created_at: token.revision.created_at.to_string(),
     }
 }
@@ -61,6 +76,9 @@ pub(super) struct NewTokenBody {
     scopes: Vec<String>,
     destinations: Option<Vec<String>>,
     expires_at: Option<String>,
+    /// The addresses it may be used from: `192.0.2.7`, `10.0.0.0/8`.
+    #[serde(default)]
+    ip_allow: Vec<String>,
 }
 
 impl NewTokenBody {
@@ -81,12 +99,16 @@ impl NewTokenBody {
             None => None,
             Some(text) => Some(parse_time("expires_at", text)?),
         };
+        let ranges = self.ip_allow.iter().map(|range| range.parse());
+        let ip_allow = ranges.collect::<Result<_, InvalidIpRange>>();
+        let ip_allow = ip_allow.map_err(|error| bad("ip_allow", error))?;
         Ok(NewToken {
             name: self.name,
             kind,
             scopes,
             destinations: self.destinations,
             expires_at,
+            ip_allow,
         })
     }
 }
@@ -105,7 +127,11 @@ pub(super) async fn list(
     Params(page): Params<PageParams>,
 ) -> Result<Answer<List<TokenView>>, Problem> {
     let directory = state.tenancy.directory();
-    page.page(directory.tokens(owner), |it| it.id, view)
+    page.page(
+        directory.tokens(owner),
+        |it| it.id,
+        |token| view(&state, token),
+    )
 }
 
 pub(super) async fn create(
@@ -114,11 +140,11 @@ pub(super) async fn create(
     Body(new): Body<NewTokenBody>,
 ) -> Result<Answer<CreatedToken, 201>, Problem> {
     let new = new.read()?;
-    let tenancy = state.tenancy;
+    let tenancy = Arc::clone(&state.tenancy);
     let created = complete(async move { tenancy.create_token(owner, new).await }).await?;
     let (token, text) = created;
     Ok(Answer::created(CreatedToken {
-        view: view(&token),
+        view: view(&state, &token),
         token: text.expose().to_owned(),
     }))
 }
@@ -128,7 +154,34 @@ pub(super) async fn show(
     State(state): State<ApiState>,
     Path(token): Path<String>,
 ) -> Result<Answer<TokenView>, Problem> {
-    Ok(Answer::ok(view(&*find(&state, owner, &token)?)))
+    Ok(Answer::ok(view(&state, &*find(&state, owner, &token)?)))
+}
+
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rotation {
+    /// How long the text it has goes on being accepted; a day unless given.
+    overlap_s: Option<u64>,
+}
+
+/// A new text for a token: what it is called, may do and belongs to stays.
+pub(super) async fn rotate(
+    OwnerOfTokens(owner): OwnerOfTokens,
+    State(state): State<ApiState>,
+    Path(token): Path<String>,
+    Body(rotation): Body<Rotation>,
+) -> Result<Answer<CreatedToken>, Problem> {
+    let id = find(&state, owner, &token)?.id;
+    let overlap = rotation
+        .overlap_s
+        .map_or(OVERLAP_DEFAULT, Duration::from_secs);
+    let tenancy = Arc::clone(&state.tenancy);
+    let rotate = async move { tenancy.rotate_token(owner, id, overlap).await };
+    let (token, text) = complete(rotate).await?;
+    Ok(Answer::ok(CreatedToken {
+        view: view(&state, &token),
+        token: text.expose().to_owned(),
+    }))
 }
 
 pub(super) async fn delete(

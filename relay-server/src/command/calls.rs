@@ -47,7 +47,7 @@ impl Call {
         }
     }
 
-    fn get(path: &[&str]) -> Self {
+    pub(super) fn get(path: &[&str]) -> Self {
         Self::new(Method::GET, path, Show::Item)
     }
 
@@ -73,7 +73,7 @@ impl Call {
             .with("cursor", page.cursor)
     }
 
-    fn with(mut self, name: &'static str, value: Option<String>) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: Option<String>) -> Self {
         self.query.extend(value.map(|value| (name, value)));
         self
     }
@@ -466,6 +466,7 @@ pub(super) fn token(command: TokenCommand) -> Result<Call, Failure> {
             scopes,
             destinations,
             expires_at,
+            ip_allow,
             write_to,
         } => {
             let mut body = json!({ "name": name, "kind": kind, "scopes": scopes });
@@ -475,7 +476,20 @@ pub(super) fn token(command: TokenCommand) -> Result<Call, Failure> {
             if let Some(time) = expires_at {
                 body["expires_at"] = time.into();
             }
+            if !ip_allow.is_empty() {
+                body["ip_allow"] = ip_allow.into();
+            }
             let mut call = Call::post(&["tokens"], body);
+            call.show = Show::NewToken(write_to);
+            call
+        }
+        TokenCommand::Rotate {
+            token,
+            overlap_s,
+            write_to,
+        } => {
+            let body = object([("overlap_s", overlap_s.map(Value::from))]);
+            let mut call = Call::post(&["tokens", &token, "rotate"], body.into());
             call.show = Show::NewToken(write_to);
             call
         }

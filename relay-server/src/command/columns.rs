@@ -44,6 +44,7 @@ pub(super) const TOKENS: &[Column] = &[
     ("SCOPES", |v| joined(v, "scopes")),
     ("DESTINATIONS", |v| joined(v, "destinations")),
     ("EXPIRES", |v| text(v, "expires_at")),
+    ("LAST USED", |v| text(v, "last_used_at")),
     ("ID", |v| text(v, "id")),
 ];
 

@@ -14,6 +14,8 @@ mod init;
 
 mod secret_key;
 
+mod apply;
+
 mod upkeep;
 
 pub use init::run as init;
@@ -124,6 +126,7 @@ pub async fn run(command: Command, config: Option<&Path>) -> ExitCode {
         Command::Events(it) => talk(&it.connection, calls::events(it.command)).await,
         Command::Erase(it) => talk(&it.connection, calls::erase(it.command)).await,
         Command::Deliveries(it) => talk(&it.connection, calls::deliveries(it.command)).await,
+        Command::Apply(args) => apply::run(args).await,
         Command::Audit(it) => talk(&it.connection, Ok(calls::audit(it.command))).await,
         Command::SecretKey(it) => secret_key::run(it, config).await,
         Command::DeadLetters(it) => talk(&it.connection, calls::dead_letters(it.command)).await,

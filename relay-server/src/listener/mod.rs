@@ -12,7 +12,13 @@ pub use head_watch::Head;
 pub use limits::{DoorLimits, DoorTimeouts};
 pub use tls::{TlsError, load as load_tls};
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -39,6 +45,11 @@ pub struct Peer {
     /// Whether the connection is encrypted.
     pub tls: bool,
 }
+
+/// The address that a request really came from, behind proxies that are believed; the doors put it
+/// among the request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Remote(pub IpAddr);
 
 /// Answers requests. One value serves all connections of a door.
 pub trait Handler: Send + Sync + 'static {

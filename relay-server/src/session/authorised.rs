@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, header};
+use http::{Request, header};
 use protocol::id::TenantId;
 use tracing::info;
 
 use super::driver::SessionContext;
 use crate::{
+    listener::Remote,
     problem::{Code, Problem},
     tenancy::{Scope, Token, TokenKind},
 };
@@ -21,11 +22,12 @@ pub struct Authorised {
     pub token: Arc<Token>,
 }
 
-pub(super) fn authorise(
+pub(super) fn authorise<B>(
     context: &SessionContext,
-    headers: &HeaderMap,
+    request: &Request<B>,
 ) -> Result<Authorised, Problem> {
-    let given = headers
+    let given = request
+        .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let text = given
@@ -34,10 +36,10 @@ pub(super) fn authorise(
     let Some((_, text)) = text else {
         return Err(Problem::new(Code::Unauthorised));
     };
+    let remote = request.extensions().get::<Remote>().map(|remote| remote.0);
     let token = context
         .tenancy
-        .directory()
-        .authenticate(text.trim(), context.store.now())
+        .authenticate(text.trim(), remote)
         .map_err(|refusal| {
             info!(reason = %refusal, "refused a token of an agent");
             Problem::from(refusal)

@@ -51,7 +51,7 @@ async fn answer(
     context: &Arc<SessionContext>,
     request: Request<Incoming>,
 ) -> Result<Bytes, Problem> {
-    let authorised = authorise(context, request.headers())?;
+    let authorised = authorise(context, &request)?;
     if request.method() != Method::POST {
         return Err(Problem::new(Code::Method).allow(HeaderValue::from_static("POST")));
     }

@@ -36,7 +36,7 @@ pub(crate) fn upgrade(
         Ok(accept) => accept,
         Err(problem) => return with_upgrade(problem.into_response()),
     };
-    let authorised = match authorise(context, request.headers()) {
+    let authorised = match authorise(context, &request) {
         Ok(authorised) => authorised,
         Err(problem) => return problem.into_response(),
     };

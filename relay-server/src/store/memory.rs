@@ -47,6 +47,7 @@ struct Inner {
     remembered: HashMap<(SourceId, String), (Timestamp, EventId)>,
     resources: Vec<(Resource, bool)>,
     audit: Vec<AuditRecord>,
+    token_uses: BTreeMap<u128, Timestamp>,
     erasures: Vec<(TenantId, ErasureRecord)>,
     /// Whose turn it is at each destination.
     turns: HashMap<DestinationKey, Turns>,
@@ -1265,6 +1266,16 @@ impl Settings for Memory {
             .iter()
             .filter(|(it, removed)| it.kind == kind && *removed);
         Ok(removed.map(|(it, _)| (it.id, it.tenant)).collect())
+    }
+
+    async fn note_token_uses(&self, uses: Vec<(u128, Timestamp)>) -> Result<(), StoreError> {
+        self.open()?.token_uses.extend(uses);
+        Ok(())
+    }
+
+    async fn token_uses(&self) -> Result<Vec<(u128, Timestamp)>, StoreError> {
+        let inner = self.open()?;
+        Ok(inner.token_uses.iter().map(|(id, at)| (*id, *at)).collect())
     }
 
     async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {

@@ -106,4 +106,10 @@ pub trait Settings: fmt::Debug + Send + Sync + 'static {
         before: Option<u64>,
         limit: u32,
     ) -> Result<Vec<(u64, AuditRecord)>, StoreError>;
+
+    /// Notes when tokens were last used. Need not be durable before this returns.
+    async fn note_token_uses(&self, uses: Vec<(u128, Timestamp)>) -> Result<(), StoreError>;
+
+    /// When tokens were last used, by their ids.
+    async fn token_uses(&self) -> Result<Vec<(u128, Timestamp)>, StoreError>;
 }

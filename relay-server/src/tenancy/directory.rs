@@ -226,6 +226,9 @@ pub enum TokenRefusal {
     /// No longer valid.
     #[error("an expired token")]
     Expired,
+    /// Not from there.
+    #[error("a token that may not be used from that address")]
+    Address,
 }
 
 /// All settings at one moment, with the indexes that the hot path needs.
@@ -287,6 +290,9 @@ impl Directory {
         }
         for token in records.tokens.values() {
             directory.tokens.insert(token.hash, Arc::clone(token));
+            if let Some((previous, _)) = token.previous {
+                directory.tokens.insert(previous, Arc::clone(token));
+            }
         }
         directory.records = records;
         directory
@@ -417,7 +423,7 @@ impl Directory {
         let orphan = token
             .tenant
             .is_some_and(|tenant| self.tenant(tenant).is_none());
-        if !token.hash.is(&hash) || token.kind != text.kind() || orphan {
+        if !token.is_shown_by(&hash, now) || token.kind != text.kind() || orphan {
             return Err(TokenRefusal::Unknown);
         }
         if token.revoked_at.is_some() {

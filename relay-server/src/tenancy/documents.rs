@@ -541,7 +541,12 @@ struct TokenDocument {
     expires_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ip_allow: Vec<String>,
     sha256: String,
+    /// The hash before the rotation, and until when it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<(String, Timestamp)>,
 }
 
 impl Stored for Token {
@@ -556,7 +561,9 @@ impl Stored for Token {
             destinations: self.destinations.as_ref().map(names),
             expires_at: self.expires_at,
             revoked_at: self.revoked_at,
+            ip_allow: self.ip_allow.iter().map(ToString::to_string).collect(),
             sha256: self.hash.to_hex(),
+            previous: self.previous.map(|(hash, until)| (hash.to_hex(), until)),
         })
     }
 
@@ -580,7 +587,15 @@ impl Stored for Token {
             destinations,
             expires_at: document.expires_at,
             revoked_at: document.revoked_at,
+            ip_allow: {
+                let ranges = document.ip_allow.iter().map(|range| range.parse().ok());
+                ranges.collect::<Option<_>>()?
+            },
             hash: TokenHash::from_hex(&document.sha256)?,
+            previous: match document.previous {
+                None => None,
+                Some((hash, until)) => Some((TokenHash::from_hex(&hash)?, until)),
+            },
         })
     }
 }
@@ -646,7 +661,7 @@ mod tests {
             r#"{{"kind":"api","scopes":["tenant"],"sha256":"{hash}"}}"#
         ));
         check::<Token>(&format!(
-            r#"{{"kind":"agent","scopes":["connect","listen"],"destinations":["a"],"expires_at":9,"revoked_at":8,"sha256":"{hash}"}}"#
+            r#"{{"kind":"agent","scopes":["connect","listen"],"destinations":["a"],"expires_at":9,"revoked_at":8,"ip_allow":["192.0.2.0/24"],"previous":["{hash}",7],"sha256":"{hash}"}}"#
         ));
     }
 

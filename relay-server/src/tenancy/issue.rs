@@ -3,7 +3,7 @@
 use protocol::id::{TenantId, TokenId};
 
 use super::{
-    Invalid, Name, Revision, Scope, TenancyError, Token, TokenKind, TokenText, change,
+    Invalid, IpRange, Name, Revision, Scope, TenancyError, Token, TokenKind, TokenText, change,
     documents::Stored as _,
 };
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 };
 
 const TOKEN_DESTINATIONS_MAX: usize = 256;
+
+const TOKEN_RANGES_MAX: usize = 64;
 
 /// A token to create.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct NewToken {
     pub destinations: Option<Vec<String>>,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
+    /// The addresses it may be used from; any if empty.
+    pub ip_allow: Vec<IpRange>,
 }
 
 impl NewToken {
@@ -57,6 +61,10 @@ impl NewToken {
                 Some(names.map_err(|error| Invalid::new("destinations", error))?)
             }
         };
+        if self.ip_allow.len() > TOKEN_RANGES_MAX {
+            let why = format!("at most {TOKEN_RANGES_MAX} ranges");
+            return Err(Invalid::new("ip_allow", why).into());
+        }
         let text = TokenText::generate(self.kind)?;
         let token = Token {
             id: TokenId::from_u128(id),
@@ -68,7 +76,9 @@ impl NewToken {
             destinations,
             expires_at: self.expires_at,
             revoked_at: None,
+            ip_allow: self.ip_allow,
             hash: text.hash(),
+            previous: None,
         };
         Ok((token, text))
     }
@@ -123,6 +133,7 @@ pub async fn create_operator_token(
         scopes: vec![Scope::Operator],
         destinations: None,
         expires_at: None,
+        ip_allow: Vec::new(),
     };
     let (mut token, text) = new.issue(None, ids::fresh(now), now)?;
     token.revision.created_at = now;

@@ -40,6 +40,8 @@ mod service;
 
 mod issue;
 
+mod tokens;
+
 mod listen;
 
 mod error;

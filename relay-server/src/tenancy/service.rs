@@ -8,6 +8,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use dashmap::DashMap;
 use protocol::id::{DestinationId, RouteId, SourceId, TenantId, TokenId};
 use tokio::sync::watch;
 use tracing::warn;
@@ -87,6 +88,8 @@ pub struct Tenancy {
     pub(super) writing: tokio::sync::Mutex<()>,
     /// The store may hold more than the directory shows.
     pub(super) stale: AtomicBool,
+    /// When tokens were last used.
+    pub(super) used: DashMap<TokenId, super::tokens::Use>,
     pub(super) listeners: Mutex<HashMap<DestinationId, Presence>>,
 }
 
@@ -119,9 +122,14 @@ impl Tenancy {
             changes: watch::Sender::new(0),
             writing: tokio::sync::Mutex::new(()),
             stale: AtomicBool::new(true),
+            used: DashMap::new(),
             listeners: Mutex::default(),
         };
-        match tenancy.reconcile().await {
+        let reconciled = async {
+            tenancy.reconcile().await?;
+            tenancy.load_uses().await
+        };
+        match reconciled.await {
             Ok(()) => {}
             Err(TenancyError::Store(error)) => return Err(error),
             Err(other) => return Err(StoreError::Unavailable(other.to_string())),

@@ -73,6 +73,7 @@ impl World {
             scopes: scopes.to_vec(),
             destinations: None,
             expires_at: None,
+            ip_allow: Vec::new(),
         };
         let created = self.tenancy.create_token(Some(tenant), new).await;
         created.unwrap().0
@@ -297,6 +298,7 @@ async fn tokens_open_until_they_expire_or_are_revoked() {
             scopes,
             destinations: None,
             expires_at: Some(START.after(Duration::from_secs(60))),
+            ip_allow: Vec::new(),
         };
         world.tenancy.create_token(owner, new)
     };
@@ -356,6 +358,7 @@ async fn revoked_tokens_are_remembered_within_bounds() {
             scopes: Vec::new(),
             destinations: None,
             expires_at: None,
+            ip_allow: Vec::new(),
         };
         let created = world.tenancy.create_token(Some(tenant), new).await;
         let (token, text) = created.unwrap();

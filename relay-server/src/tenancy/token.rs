@@ -1,7 +1,7 @@
 //! Credentials of agents and people: 256 random bits with a kind in front, so that secret scanners
 //! recognise them, and a checksum behind, so that a typing error is refused without a look-up.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use protocol::id::{TenantId, TokenId};
 use ring::{
@@ -10,7 +10,7 @@ use ring::{
 };
 use zeroize::Zeroizing;
 
-use super::{Name, Revision, secrets::NoRandomness};
+use super::{IpRange, Name, Revision, secrets::NoRandomness};
 use crate::clock::Timestamp;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -271,11 +271,29 @@ pub struct Token {
     pub expires_at: Option<Timestamp>,
     /// When it was revoked. It is remembered for a while, so that who still has it can be told.
     pub revoked_at: Option<Timestamp>,
+    /// The addresses it may be used from; any if empty.
+    pub ip_allow: Vec<IpRange>,
     /// What it is recognised by.
     pub hash: TokenHash,
+    /// What it was recognised by before it was rotated, and until when it still is.
+    pub previous: Option<(TokenHash, Timestamp)>,
 }
 
 impl Token {
+    /// Whether a text with this hash stands for it. Compares in constant time.
+    pub fn is_shown_by(&self, hash: &TokenHash, now: Timestamp) -> bool {
+        let is_previous = self
+            .previous
+            .is_some_and(|(previous, until)| previous.is(hash) && now < until);
+        self.hash.is(hash) || is_previous
+    }
+
+    /// Whether it may be used from an address; one that is not known is none that is allowed.
+    pub fn may_come_from(&self, remote: Option<IpAddr>) -> bool {
+        let is_allowed = |ip| self.ip_allow.iter().any(|range| range.contains(ip));
+        self.ip_allow.is_empty() || remote.is_some_and(is_allowed)
+    }
+
     /// Whether it may do this.
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
@@ -366,9 +384,15 @@ mod tests {
             destinations: Some(vec![name("billing")]),
             expires_at: Some(Timestamp(10)),
             revoked_at: None,
+            ip_allow: vec!["192.0.2.0/24".parse().unwrap()],
             hash: TokenHash::of("x"),
+            previous: Some((TokenHash::of("w"), Timestamp(5))),
         };
         assert!(token.may_serve(&name("billing")) && !token.may_serve(&name("orders")));
+        let shows = |text, at| token.is_shown_by(&TokenHash::of(text), Timestamp(at));
+        assert!(shows("x", 9) && shows("w", 4) && !shows("w", 5) && !shows("v", 4));
+        let from = |ip: &str| token.may_come_from(Some(ip.parse().unwrap()));
+        assert!(from("192.0.2.7") && !from("192.0.3.7") && !token.may_come_from(None));
         assert!(!token.is_expired(Timestamp(9)) && token.is_expired(Timestamp(10)));
         token.destinations = None;
         assert!(token.may_serve(&name("orders")));

@@ -29,6 +29,7 @@ fn changes() -> Vec<Change> {
             "/tokens",
             json!({ "name": "x", "kind": "agent" }),
         ),
+        ("tokens.rotate", tenant, "/tokens/x/rotate", json!({})),
         ("tokens.delete", tenant, "/tokens/x", Value::Null),
         (
             "sources.create",

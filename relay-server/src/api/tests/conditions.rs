@@ -197,3 +197,58 @@ async fn a_repeat_under_the_same_key_is_answered_again_and_not_made_again() {
     Api::expect(deleted, 204);
     assert_eq!(api.with(token, post, &key, &new).await.0, 409);
 }
+
+#[tokio::test]
+async fn a_rotated_token_has_two_texts_for_a_while_and_its_uses_are_known() {
+    let api = Api::new().await;
+    let acme = api.customer("acme").await;
+    let shown = api.get(&acme.token, "/tokens/api").await;
+    assert_eq!(
+        text(&shown, "last_used_at"),
+        text(&shown, "created_at"),
+        "just now"
+    );
+    let overlap = json!({ "overlap_s": 60 });
+    let rotate = api.call(&acme.token, Method::POST, "/tokens/api/rotate", overlap);
+    let rotated = Api::expect(rotate.await, 200);
+    let new = text(&rotated, "token");
+    assert_eq!(rotated["id"], shown["id"]);
+    assert!(rotated["previous_until"].is_string());
+    for token in [&acme.token, &new] {
+        api.get(token, "/sources").await;
+    }
+    let at_once = json!({ "overlap_s": 0 });
+    let rotate = api.call(&new, Method::POST, "/tokens/api/rotate", at_once);
+    let last = text(&Api::expect(rotate.await, 200), "token");
+    for token in [&acme.token, &new] {
+        api.refuses(
+            token,
+            Method::GET,
+            "/sources",
+            Value::Null,
+            401,
+            "E-UNAUTHORISED",
+        )
+        .await;
+    }
+    api.get(&last, "/sources").await;
+
+    let bound = json!({ "name": "bound", "kind": "api", "ip_allow": ["192.0.2.0/24"] });
+    let bound = api.create(&last, "/tokens", bound).await;
+    assert_eq!(bound["ip_allow"], json!(["192.0.2.0/24"]));
+    assert!(bound["last_used_at"].is_null());
+    let (token, get) = (text(&bound, "token"), Method::GET);
+    api.refuses(&token, get, "/sources", Value::Null, 403, "E-ADDRESS")
+        .await;
+    for (ip, status) in [("192.0.2.9", 200), ("198.51.100.1", 403)] {
+        let mut request = Request::get("/api/v1/sources")
+            .header("authorization", format!("Bearer {token}"))
+            .body(Body::empty())
+            .unwrap();
+        request
+            .extensions_mut()
+            .insert(crate::listener::Remote(ip.parse().unwrap()));
+        let response = api.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{ip}");
+    }
+}

@@ -199,3 +199,21 @@ pub async fn what_was_done_is_kept_and_found(stage: &mut Stage) {
         assert_eq!(at, expected, "{filter:?}");
     }
 }
+
+/// The last note of a token's use counts.
+pub async fn the_last_use_of_a_token_is_kept(stage: &mut Stage) {
+    let settings = stage.store.settings.clone();
+    settings
+        .note_token_uses(vec![(7, Timestamp(1)), (8, Timestamp(2))])
+        .await
+        .unwrap();
+    settings
+        .note_token_uses(vec![(7, Timestamp(3))])
+        .await
+        .unwrap();
+    stage.pause().await;
+    let settings = stage.store.settings.clone();
+    let mut uses = settings.token_uses().await.unwrap();
+    uses.sort_unstable();
+    assert_eq!(uses, [(7, Timestamp(3)), (8, Timestamp(2))]);
+}

@@ -427,6 +427,7 @@ macro_rules! store_conformance {
                 names_are_unique_among_the_living,
                 a_stale_change_conflicts,
                 what_was_done_is_kept_and_found,
+                the_last_use_of_a_token_is_kept,
             }
         );
     };

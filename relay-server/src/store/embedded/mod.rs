@@ -286,6 +286,16 @@ impl Settings for Embedded {
         self.core.settings.removed(kind).await
     }
 
+    async fn note_token_uses(&self, uses: Vec<(u128, Timestamp)>) -> Result<(), StoreError> {
+        self.core.check_open()?;
+        self.core.settings.note_token_uses(uses).await
+    }
+
+    async fn token_uses(&self) -> Result<Vec<(u128, Timestamp)>, StoreError> {
+        self.core.check_open()?;
+        self.core.settings.token_uses().await
+    }
+
     async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
         self.core.check_open()?;
         self.core.settings.append_audit(record).await

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS resources (
   kind TEXT NOT NULL, id BLOB NOT NULL, tenant BLOB, name TEXT NOT NULL, document TEXT NOT NULL,
   version INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
   removed_at INTEGER, ordinal INTEGER NOT NULL, PRIMARY KEY (kind, id)) STRICT;
+CREATE TABLE IF NOT EXISTS token_uses (token BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS live_names
   ON resources (kind, coalesce(tenant, x''), name) WHERE removed_at IS NULL;
 ";
@@ -155,6 +156,33 @@ impl SettingsDb {
         let filter = filter.clone();
         self.with(move |connection| audit::list(connection, &filter, before, limit))
             .await
+    }
+
+    pub(crate) async fn note_token_uses(
+        &self,
+        uses: Vec<(u128, Timestamp)>,
+    ) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction()?;
+            for (token, at) in uses {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO token_uses VALUES (?1, ?2)")?
+                    .execute(params![token.to_be_bytes(), at.0])?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    pub(crate) async fn token_uses(&self) -> Result<Vec<(u128, Timestamp)>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare("SELECT token, at FROM token_uses")?;
+            let rows = statement.query_map([], |row| {
+                Ok((u128::from_be_bytes(row.get(0)?), Timestamp(row.get(1)?)))
+            })?;
+            rows.collect()
+        })
+        .await
     }
 
     pub(crate) async fn removed(

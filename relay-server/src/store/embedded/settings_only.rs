@@ -11,7 +11,7 @@ use super::{
     settings::SettingsDb,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     store::{AuditFilter, AuditRecord, Put, Resource, ResourceKind, Settings, StoreError},
 };
 
@@ -71,6 +71,14 @@ impl Settings for SettingsOnly {
         kind: ResourceKind,
     ) -> Result<Vec<(u128, Option<TenantId>)>, StoreError> {
         self.settings.removed(kind).await
+    }
+
+    async fn note_token_uses(&self, uses: Vec<(u128, Timestamp)>) -> Result<(), StoreError> {
+        self.settings.note_token_uses(uses).await
+    }
+
+    async fn token_uses(&self) -> Result<Vec<(u128, Timestamp)>, StoreError> {
+        self.settings.token_uses().await
     }
 
     async fn append_audit(&self, record: AuditRecord) -> Result<u64, StoreError> {
