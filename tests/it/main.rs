@@ -45,6 +45,8 @@ mod resign;
 
 mod faults;
 
+mod outage;
+
 mod chaos;
 
 mod matrix;

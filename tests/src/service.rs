@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -110,7 +110,7 @@ impl Answer {
     }
 }
 
-/// A service of its own.
+/// A service of its own. Dropped, it is gone with all its connections.
 pub struct Service {
     place: Place,
     shared: Arc<Shared>,
@@ -128,6 +128,8 @@ struct Shared {
     answers: Mutex<VecDeque<Answer>>,
     usual: Mutex<Answer>,
     releases: Semaphore,
+    /// Ends with the service.
+    gone: watch::Sender<bool>,
 }
 
 impl Service {
@@ -193,6 +195,7 @@ impl Service {
             answers: Mutex::default(),
             usual: Mutex::new(Answer::status(200)),
             releases: Semaphore::new(0),
+            gone: watch::Sender::new(false),
         });
         Self {
             place,
@@ -274,12 +277,19 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.acceptor.abort();
+        self.shared.gone.send_replace(true);
     }
 }
 
 fn spawn(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: &Arc<Shared>) {
-    // A peer that vanishes is part of many tests.
-    tokio::spawn(serve(stream, Arc::clone(shared)));
+    let (shared, mut gone) = (Arc::clone(shared), shared.gone.subscribe());
+    tokio::spawn(async move {
+        tokio::select! {
+            // A peer that vanishes is part of many tests.
+            _ = serve(stream, shared) => {}
+            _ = gone.wait_for(|gone| *gone) => {}
+        }
+    });
 }
 
 async fn serve(

@@ -193,8 +193,14 @@ impl Events for Watched {
             }
         }
         let mut all = Vec::new();
-        for one in settlements {
-            let circumstances = self.circumstances(&one);
+        let last = settlements.len().saturating_sub(1);
+        for (at, one) in settlements.into_iter().enumerate() {
+            // What was judged together was judged one by one: only for the last of them is it known
+            // that the breaker stood as it does now.
+            let circumstances = match at == last {
+                true => self.circumstances(&one),
+                false => (false, false),
+            };
             let settled = self.memory.settle(vec![one.clone()]).await?;
             for settled in settled {
                 lock(&self.check).settled(&one, settled, circumstances);
