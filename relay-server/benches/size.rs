@@ -487,6 +487,7 @@ fn event(tenant: u64, body_bytes: usize) -> NewEvent {
         remote: None,
     };
     NewEvent {
+        waited_for: None,
         decisions: Vec::new(),
         event,
         // What is remembered longer is kept longer: here it is not what is measured.

@@ -252,6 +252,7 @@ fn event(number: u128) -> NewEvent {
     };
     NewEvent {
         decisions: Vec::new(),
+        waited_for: None,
         event,
         dedupe_window: Duration::from_secs(3600),
         deliveries: vec![NewDelivery {

@@ -487,6 +487,40 @@ pub struct SourceArgs {
     /// The most requests a second.
     #[arg(long, value_name = "N")]
     pub rate_per_second: Option<u32>,
+
+    /// Have providers wait for the service's own answer. All --sync-... are set as a whole.
+    #[arg(long)]
+    pub sync: bool,
+
+    /// Answer providers at once again.
+    #[arg(long, conflicts_with_all = ["sync", "sync_destination", "sync_timeout_ms", "sync_on_timeout", "sync_answer"])]
+    pub no_sync: bool,
+
+    /// Whose service answers, if the source has several routes: name or id.
+    #[arg(long, value_name = "DESTINATION")]
+    pub sync_destination: Option<String>,
+
+    /// How long a provider waits, in milliseconds [default: what suits it, at most 10000].
+    #[arg(long, value_name = "MS")]
+    pub sync_timeout_ms: Option<u64>,
+
+    /// What becomes of an event that was not answered in time [default: keep].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub sync_on_timeout: Option<OnTimeoutArg>,
+
+    /// What the provider is answered then, as a file in JSON: {"status": 200, "headers": [["content-type",
+    /// "text/plain"]], "body": "later"} [default: what suits it].
+    #[arg(long, value_name = "FILE")]
+    pub sync_answer: Option<PathBuf>,
+}
+
+/// What becomes of an event that was not answered in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnTimeoutArg {
+    /// Deliver it later.
+    Keep,
+    /// End it as expired.
+    Expire,
 }
 
 /// Manage destinations.

@@ -29,6 +29,8 @@ pub mod dispatch;
 
 pub mod session;
 
+pub(crate) mod waiting;
+
 pub mod settle;
 
 pub mod tenancy;

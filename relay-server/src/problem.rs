@@ -31,8 +31,11 @@ pub fn status(code: Code) -> Option<StatusCode> {
         Code::Erased => StatusCode::GONE,
         Code::Invalid | Code::Idempotency => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Precondition => StatusCode::PRECONDITION_FAILED,
-        Code::Rate | Code::Quota | Code::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        Code::Rate | Code::Quota | Code::Overloaded | Code::TooManyWaiting => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Code::Unanswered => StatusCode::GATEWAY_TIMEOUT,
         Code::Damaged | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Code::StoreFull | Code::StoreUnavailable | Code::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -2,9 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::{
     task::JoinSet,
@@ -19,7 +17,7 @@ use crate::{
     clock::Clock,
     config::Config,
     dispatch::{DispatchHandle, Dispatcher},
-    ingress::{BodyDeadlines, Ingress, IngressConfig},
+    ingress::{BodyDeadlines, Holding, Ingress, IngressConfig, Reply},
     listener::{self, Door, DoorLimits, DoorTimeouts, Handler, Head, Peer, Remote, TlsError},
     outbound::{Errands, Network, Outbound, PreloadError, preload},
     problem::{Code, Problem},
@@ -31,6 +29,7 @@ use crate::{
         self, CheckKeyError, KeyError, KeySource, MissingKey, ProviderKeys, Rekeyed, SecretKey,
         Tenancy, TenancyConfig,
     },
+    waiting::{self, Room},
 };
 
 /// Where agents connect.
@@ -102,6 +101,11 @@ pub struct Relay {
     tenancy: Arc<Tenancy>,
     replays: Arc<Replays>,
     ingress: Arc<Ingress>,
+    registry: Arc<Registry>,
+    room: Arc<Room>,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    stop: CancellationToken,
     errands: Errands,
     clock: Arc<dyn Clock>,
     public_url: String,
@@ -166,11 +170,25 @@ impl Relay {
             public_url: public_url.clone(),
             trusted_proxies: config.trusted_proxies(),
         };
+        let registry = Arc::new(Registry::default());
+        let room = Room::new(waiting::Limits::of_relay(config.limits.held_requests_max));
+        let tasks = TaskTracker::new();
+        let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+        let holding = Holding {
+            room: Arc::clone(&room),
+            registry: Arc::clone(&registry),
+            queries: Arc::clone(&stores.queries),
+            due: Arc::clone(&stores.due),
+            tasks: tasks.clone(),
+            draining: draining.clone(),
+            stop: stop.clone(),
+        };
         let ingress = Arc::new(Ingress::new(
             ingress,
             Arc::clone(&tenancy),
             events,
             outbound,
+            holding,
         ));
         let heartbeat = Duration::from_secs(config.session.heartbeat_s);
         let grace = Duration::from_secs(config.session.grace_s);
@@ -183,6 +201,11 @@ impl Relay {
             tenancy,
             replays,
             ingress,
+            registry,
+            room,
+            tasks,
+            draining,
+            stop,
             errands,
             clock,
             public_url,
@@ -211,8 +234,9 @@ impl Relay {
 
     /// Begins to serve.
     pub fn start(self) -> Running {
-        let tasks = TaskTracker::new();
-        let [draining, stop, closed] = [(); 3].map(|()| CancellationToken::new());
+        let (tasks, draining, stop) = (self.tasks, self.draining, self.stop);
+        let (registry, room) = (self.registry, self.room);
+        let closed = CancellationToken::new();
         let stores = self.stores;
         let (events, keeping) = (stores.events, stores.keeping);
         let dispatch = DispatchHandle::new(self.clock, Box::new(Arc::clone(&self.tenancy)));
@@ -226,7 +250,6 @@ impl Relay {
             Arc::clone(&settler),
             self.tenancy.changes(),
         );
-        let registry = Arc::new(Registry::default());
         let sessions = Arc::new(SessionContext {
             store: Arc::clone(&events),
             settler,
@@ -234,6 +257,7 @@ impl Relay {
             registry: Arc::clone(&registry),
             pipes: Pipes::default(),
             tenancy: Arc::clone(&self.tenancy),
+            room,
             tasks: tasks.clone(),
             draining: draining.clone(),
             stop: stop.clone(),
@@ -470,7 +494,7 @@ struct PublicDoor {
 }
 
 impl Handler for PublicDoor {
-    type Body = Full<Bytes>;
+    type Body = Reply;
 
     async fn handle(
         &self,
@@ -482,18 +506,21 @@ impl Handler for PublicDoor {
         request.extensions_mut().insert(Remote(remote));
         let path = request.uri().path();
         if path == CONNECT_PATH {
-            return session::upgrade(&self.sessions, request);
+            return session::upgrade(&self.sessions, request).map(Reply::from);
         }
         if path == POLL_PATH {
-            return session::poll(&self.sessions, request).await;
+            let answer = session::poll(&self.sessions, request).await;
+            return answer.map(Reply::from);
         }
         if path.starts_with("/in/") {
             return self.ingress.answer(request, peer, &head).await;
         }
         if api::is_for_agents(path) {
-            return api::answer_agent(&self.api, request).await;
+            let answer = api::answer_agent(&self.api, request).await;
+            return answer.map(Reply::from);
         }
-        Problem::new(Code::SourceUnknown).into_response()
+        let problem = Problem::new(Code::SourceUnknown);
+        problem.into_response().map(Reply::from)
     }
 }
 

@@ -23,6 +23,8 @@ mod explain;
 
 mod replay;
 
+mod sync;
+
 mod agent;
 
 mod screen;

@@ -261,6 +261,15 @@ impl Connection {
         reply.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
+    /// Only sends a request.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke.
+    pub async fn begin(&mut self, request: &Request) -> io::Result<()> {
+        self.write(&request.to_bytes(self.addr)).await
+    }
+
     /// Only writes.
     ///
     /// # Errors
@@ -278,6 +287,29 @@ impl Connection {
     /// The connection broke.
     pub async fn read(&mut self) -> io::Result<Option<Reply>> {
         timeout(PATIENCE, wire::read_reply(&mut self.read))
+            .await
+            .map_err(io::Error::from)?
+    }
+
+    /// Reads the start of an answer, without its body; `None` if the relay closes the connection
+    /// without one.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke.
+    pub async fn read_head(&mut self) -> io::Result<Option<Reply>> {
+        timeout(PATIENCE, wire::read_head(&mut self.read))
+            .await
+            .map_err(io::Error::from)?
+    }
+
+    /// Reads the next chunk of a body that has no length; the last one is empty.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke before the end of the body.
+    pub async fn read_chunk(&mut self) -> io::Result<Vec<u8>> {
+        timeout(PATIENCE, wire::chunk(&mut self.read))
             .await
             .map_err(io::Error::from)?
     }

@@ -58,6 +58,8 @@ pub struct Answer {
     held: bool,
     takes: Duration,
     trickles: bool,
+    echoes: bool,
+    parts: Vec<Vec<u8>>,
 }
 
 impl Answer {
@@ -71,6 +73,8 @@ impl Answer {
             held: false,
             takes: Duration::ZERO,
             trickles: false,
+            echoes: false,
+            parts: Vec::new(),
         }
     }
 
@@ -99,6 +103,21 @@ impl Answer {
     #[must_use]
     pub fn trickling(mut self) -> Self {
         self.trickles = true;
+        self
+    }
+
+    /// The body is that of the request.
+    #[must_use]
+    pub fn echoing(mut self) -> Self {
+        self.echoes = true;
+        self
+    }
+
+    /// The head comes at once, each of these parts only after [`Service::release`], and nothing tells
+    /// how long the body is.
+    #[must_use]
+    pub fn in_parts(mut self, parts: Vec<Vec<u8>>) -> Self {
+        self.parts = parts;
         self
     }
 
@@ -299,7 +318,10 @@ async fn serve(
     let mut stream = BufReader::new(stream);
     while let Some(message) = wire::read(&mut stream, Kind::Request).await? {
         let answer = shared.answers.lock().unwrap().pop_front();
-        let answer = answer.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
+        let mut answer = answer.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
+        if answer.echoes {
+            answer.body.clone_from(&message.body);
+        }
         shared.received.lock().unwrap().push(received(message));
         if !answer.takes.is_zero() {
             pass(answer.takes).await;
@@ -314,6 +336,12 @@ async fn serve(
         for (name, value) in &answer.headers {
             bytes.push_str(&format!("{name}: {value}\r\n"));
         }
+        if !answer.parts.is_empty() {
+            bytes.push_str("transfer-encoding: chunked\r\n\r\n");
+            stream.write_all(bytes.as_bytes()).await?;
+            in_parts(&mut stream, &answer.parts, &shared.releases).await?;
+            continue;
+        }
         if answer.status != 204 {
             bytes.push_str(&format!("content-length: {}\r\n", answer.body.len()));
         }
@@ -325,6 +353,21 @@ async fn serve(
         stream.write_all(&bytes).await?;
     }
     Ok(())
+}
+
+async fn in_parts(
+    stream: &mut (impl AsyncWrite + Unpin),
+    parts: &[Vec<u8>],
+    releases: &Semaphore,
+) -> std::io::Result<()> {
+    for part in parts {
+        releases.acquire().await.unwrap().forget();
+        let mut chunk = format!("{:x}\r\n", part.len()).into_bytes();
+        chunk.extend(part);
+        chunk.extend(b"\r\n");
+        stream.write_all(&chunk).await?;
+    }
+    stream.write_all(b"0\r\n\r\n").await
 }
 
 /// Ends when the caller has had enough.

@@ -160,6 +160,20 @@ pub(crate) async fn read(
     }
 }
 
+/// Reads the start of an answer, without its body; `None` if the connection was closed without one.
+pub(crate) async fn read_head(
+    stream: &mut (impl AsyncBufRead + Unpin),
+) -> io::Result<Option<Reply>> {
+    let Some(start) = line(stream).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Reply {
+        status: status(&String::from_utf8_lossy(&start)),
+        headers: headers(stream).await?,
+        body: Vec::new(),
+    }))
+}
+
 /// Reads an answer; `None` if the connection was closed without one.
 pub(crate) async fn read_reply(
     stream: &mut (impl AsyncBufRead + Unpin),
@@ -250,18 +264,24 @@ async fn body(
 async fn chunks(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let size = line(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let size = String::from_utf8_lossy(&size).into_owned();
-        let size = usize::from_str_radix(&size, 16).map_err(|_| io::ErrorKind::InvalidData)?;
-        let start = body.len();
-        body.resize(start + size, 0);
-        stream.read_exact(&mut body[start..]).await?;
-        let end = line(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if !end.is_empty() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if size == 0 {
+        let chunk = chunk(stream).await?;
+        if chunk.is_empty() {
             return Ok(body);
         }
+        body.extend(chunk);
     }
+}
+
+/// The next chunk of a body; the last one is empty.
+pub(crate) async fn chunk(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec<u8>> {
+    let size = line(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let size = String::from_utf8_lossy(&size).into_owned();
+    let size = usize::from_str_radix(&size, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut chunk = vec![0; size];
+    stream.read_exact(&mut chunk).await?;
+    let end = line(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    if !end.is_empty() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(chunk)
 }

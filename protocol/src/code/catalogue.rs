@@ -174,6 +174,19 @@ codes! {
         "The relay cannot take more at once without running out of memory or falling behind."
         "wait as long as Retry-After says; if it happens often, give the relay a faster disk or more memory"
 
+        TooManyWaiting "E-TOO-MANY-WAITING" Failure
+        "Too many requests wait for their answers"
+        "Providers of the source wait for the service's own answer, and no more of them can wait: of the \
+         source, the tenant or the relay. The request was not accepted."
+        "wait as long as Retry-After says; if it happens often, make the service faster, give it more \
+         concurrency, or raise `limits.held_requests_max` of the relay"
+
+        Unanswered "E-UNANSWERED" Failure
+        "The service gave no answer in time"
+        "The provider waits for the service's own answer, and there was none: the service was too slow or \
+         failed, or no agent serves its destination. The event has ended as expired."
+        "send it again; see the attempts of the event, and whether an agent is connected"
+
         StoreFull "E-STORE-FULL" Failure
         "The relay cannot store more events"
         "The disk of the relay's data directory is nearly full. Deliveries go on; new events are refused \

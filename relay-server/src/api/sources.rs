@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::extract::{Path, State};
 use http::StatusCode;
-use protocol::id::{SourceId, TenantId};
+use protocol::id::{DestinationId, SourceId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,16 +12,17 @@ use super::{
     auth::InTenant,
     complete,
     conditions::{Declared, IfMatch, PutParams, declared, name_of},
+    destinations,
     extract::{Body, Params, nullable},
     pages::{List, PageParams},
 };
 use crate::{
     problem::{Code, Problem},
     tenancy::{
-        Dedupe, Invalid, IpRange, LiveSource, Name, NewSource, NotReady, SchemeChoice, Source,
-        SourceSettings, TenancyError,
+        Dedupe, Invalid, IpRange, LiveSource, Name, NewSource, NotReady, OnTimeout, SchemeChoice,
+        Source, SourceSettings, SyncAnswer, SyncSettings, TenancyError,
     },
-    verify::{RuleSpec, Secret},
+    verify::{Preset, RuleSpec, Secret},
 };
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -47,6 +48,7 @@ pub(super) struct SourceView {
     dedupe: DedupeView,
     ip_allow: Vec<String>,
     rate_per_second: Option<u32>,
+    sync: Option<SyncView>,
     version: u64,
     created_at: String,
     updated_at: String,
@@ -57,6 +59,17 @@ struct SecretView {
     added_at: String,
     /// Whether the provider brought it in a handshake.
     by_handshake: bool,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+struct SyncView {
+    /// The name of the destination whose service answers; none while there is none.
+    destination: Option<String>,
+    timeout_ms: u64,
+    on_timeout: OnTimeout,
+    answer: Option<SyncAnswer>,
+    /// How many requests are held now.
+    held: usize,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -96,9 +109,27 @@ fn view(state: &ApiState, source: &Source) -> SourceView {
         },
         ip_allow: settings.ip_allow.iter().map(ToString::to_string).collect(),
         rate_per_second: settings.rate_per_second,
+        sync: settings
+            .sync
+            .as_ref()
+            .map(|sync| sync_view(state, source, sync)),
         version: source.revision.version,
         created_at: source.revision.created_at.to_string(),
         updated_at: source.revision.updated_at.to_string(),
+    }
+}
+
+fn sync_view(state: &ApiState, source: &Source, sync: &SyncSettings) -> SyncView {
+    let directory = state.tenancy.directory();
+    let live = directory.source(source.tenant, source.id);
+    let answering = live.and_then(|live| live.answering).or(sync.destination);
+    let answering = answering.and_then(|id| directory.destination(source.tenant, id));
+    SyncView {
+        destination: answering.map(|it| it.name.to_string()),
+        timeout_ms: u64::try_from(sync.timeout.as_millis()).unwrap_or(u64::MAX),
+        on_timeout: sync.on_timeout,
+        answer: sync.answer.clone(),
+        held: state.ingress.held_of(source.id),
     }
 }
 
@@ -132,6 +163,33 @@ pub(super) struct NewSourceBody {
     dedupe: Option<DedupeChange>,
     ip_allow: Option<Vec<String>>,
     rate_per_second: Option<u32>,
+    sync: Option<SyncBody>,
+}
+
+/// How providers wait; what is absent is what suits the provider. Replaced as a whole.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SyncBody {
+    /// By id or name.
+    destination: Option<String>,
+    timeout_ms: Option<u64>,
+    on_timeout: Option<OnTimeout>,
+    answer: Option<SyncAnswer>,
+}
+
+impl SyncBody {
+    /// The settings, with what suits the source's provider filled in.
+    fn read(self, preset: Option<&Preset>, destination: Option<DestinationId>) -> SyncSettings {
+        let mut sync = SyncSettings::new(preset);
+        sync.destination = destination;
+        set(
+            &mut sync.timeout,
+            self.timeout_ms.map(Duration::from_millis),
+        );
+        set(&mut sync.on_timeout, self.on_timeout);
+        set(&mut sync.answer, self.answer.map(Some));
+        sync
+    }
 }
 
 /// What changes; what is absent stays as it is, and `null` takes a limit away.
@@ -154,6 +212,8 @@ pub(super) struct SourceChange {
     ip_allow: Option<Vec<String>>,
     #[serde(default, deserialize_with = "nullable")]
     rate_per_second: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "nullable")]
+    sync: Option<Option<SyncBody>>,
     /// The version the change is based on.
     version: Option<u64>,
 }
@@ -189,11 +249,24 @@ fn set<T>(field: &mut T, change: Option<T>) {
 struct Changes {
     scheme: Option<SchemeChoice>,
     ip_allow: Option<Vec<IpRange>>,
+    answering: Option<DestinationId>,
     rest: SourceChange,
 }
 
 impl SourceChange {
-    fn read(mut self) -> Result<Changes, Problem> {
+    fn read(mut self, state: &ApiState, tenant: TenantId) -> Result<Changes, Problem> {
+        let named = self
+            .sync
+            .iter()
+            .flatten()
+            .find_map(|sync| sync.destination.as_deref());
+        let answering = match named {
+            None => None,
+            Some(named) => match destinations::find(state, tenant, named) {
+                Ok(destination) => Some(destination.id),
+                Err(_) => return Err(invalid("sync.destination", "there is no such destination")),
+            },
+        };
         let scheme = match (self.preset.take(), self.rule.take()) {
             (None, None) => None,
             (Some(name), None) => Some(SchemeChoice::Preset(name)),
@@ -212,6 +285,7 @@ impl SourceChange {
         Ok(Changes {
             scheme,
             ip_allow,
+            answering,
             rest: self,
         })
     }
@@ -231,12 +305,20 @@ impl Changes {
         if let Some(dedupe) = change.dedupe {
             dedupe.apply(&mut settings.dedupe);
         }
+        if let Some(sync) = change.sync {
+            let answering = self.answering;
+            settings.sync = sync.map(|sync| sync.read(settings.preset(), answering));
+        }
     }
 }
 
 impl NewSourceBody {
     /// The settings, and the secrets if any are named.
-    fn read(self) -> Result<(SourceSettings, Option<Vec<Secret>>), Problem> {
+    fn read(
+        self,
+        state: &ApiState,
+        tenant: TenantId,
+    ) -> Result<(SourceSettings, Option<Vec<Secret>>), Problem> {
         let change = SourceChange {
             preset: self.preset,
             rule: self.rule,
@@ -248,10 +330,11 @@ impl NewSourceBody {
             dedupe: self.dedupe,
             ip_allow: self.ip_allow,
             rate_per_second: self.rate_per_second.map(Some),
+            sync: self.sync.map(Some),
             version: None,
         };
         let is_given = self.secret.is_some() || self.secrets.is_some();
-        let mut changes = change.read()?;
+        let mut changes = change.read(state, tenant)?;
         let Some(scheme) = changes.scheme.take() else {
             let why = "say how requests are verified: a provider's preset, a rule, or the preset `none` to check nothing";
             return Err(invalid("preset", why));
@@ -314,7 +397,7 @@ pub(super) async fn create(
 ) -> Result<Answer<SourceView, 201>, Problem> {
     let missing = || Problem::new(Code::Request).detail("missing field `name`");
     let name = new.name.take().ok_or_else(missing)?;
-    let (settings, secrets) = new.read()?;
+    let (settings, secrets) = new.read(&state, tenant)?;
     let new = NewSource {
         name,
         settings,
@@ -348,7 +431,7 @@ pub(super) async fn put(
         Ok(_) => find(&state, tenant, &source)?.source.name.to_string(),
         Err(_) => name_of(source, new.name.as_deref())?,
     };
-    let (settings, secrets) = new.read()?;
+    let (settings, secrets) = new.read(&state, tenant)?;
     let options = params.options(if_match);
     let tenancy = Arc::clone(&state.tenancy);
     let put = async move {
@@ -376,7 +459,7 @@ pub(super) async fn update(
 ) -> Result<Answer<SourceView>, Problem> {
     let id = find(&state, tenant, &source)?.source.id;
     let version = if_match.or(change.version);
-    let changes = change.read()?;
+    let changes = change.read(&state, tenant)?;
     let tenancy = Arc::clone(&state.tenancy);
     let update = async move {
         let apply = |settings: &mut SourceSettings| changes.apply(settings);

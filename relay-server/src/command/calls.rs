@@ -259,6 +259,25 @@ fn source_settings(args: SourceArgs) -> Result<Map<String, Value>, Failure> {
     set("dedupe", (!dedupe.is_empty()).then(|| dedupe.into()));
     set("ip_allow", list(args.ip_allow));
     set("rate_per_second", args.rate_per_second.map(Value::from));
+    let mut sync = object([
+        ("destination", args.sync_destination.map(Value::from)),
+        ("timeout_ms", args.sync_timeout_ms.map(Value::from)),
+        (
+            "on_timeout",
+            args.sync_on_timeout.map(|what| name_of(what).into()),
+        ),
+    ]);
+    if let Some(path) = &args.sync_answer {
+        let answer: Value = serde_json::from_str(&read_text(path)?)
+            .map_err(|error| Failure::Plain(format!("{}: {error}", path.display())))?;
+        sync.insert("answer".to_owned(), answer);
+    }
+    if args.sync || !sync.is_empty() {
+        set("sync", Some(sync.into()));
+    }
+    if args.no_sync {
+        set("sync", Some(Value::Null));
+    }
     Ok(body)
 }
 

@@ -100,6 +100,9 @@ impl Config {
                     .to_owned(),
             );
         }
+        if limits.held_requests_max == 0 {
+            return Err("limits.held_requests_max must be at least 1".to_owned());
+        }
         if !(1..=BODY_BYTES_MAX).contains(&limits.body_bytes_max) {
             return Err(format!(
                 "limits.body_bytes_max must be 1 to {BODY_BYTES_MAX} (26 MiB)"

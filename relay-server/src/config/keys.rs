@@ -161,6 +161,12 @@ pub const KEYS: &[Key] = &[
         "Body bytes being received, together [default: 128 MiB]",
     ),
     key(
+        "limits.held_requests_max",
+        Shape::Number,
+        "N",
+        "Requests that wait for their services' answers, together [default: 4096]",
+    ),
+    key(
         "store.segment_bytes",
         Shape::Number,
         "BYTES",

@@ -104,6 +104,9 @@ pub struct LimitsConfig {
     pub body_bytes_max: u64,
     /// Body bytes of all requests that are being received, together.
     pub body_bytes_in_flight_max: u64,
+    /// Requests that may be held until their services answer (sync mode), in all. A tenant may have
+    /// half of them, a source a quarter.
+    pub held_requests_max: usize,
 }
 
 /// How events are kept.
@@ -195,6 +198,7 @@ impl Default for LimitsConfig {
             connections_per_ip_max: 64,
             body_bytes_max: BODY_BYTES_MAX,
             body_bytes_in_flight_max: 128 * 1024 * 1024,
+            held_requests_max: 4096,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -20,8 +20,10 @@ use protocol::{frame::Headers, id::EventId};
 use super::{
     ambiguity,
     body::{self, BodyDeadlines, BodyError, BodyMemory},
+    hold::{Hold, Holding},
     rate::Shares,
     receive::{Received, Taken},
+    reply::Reply,
     target::Target,
 };
 use crate::{
@@ -38,7 +40,7 @@ use crate::{
 const QUOTA_RETRY: Duration = Duration::from_secs(60);
 
 /// The answer to a provider.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Reply>;
 
 /// The bounds of the ingress.
 #[derive(Debug, Clone)]
@@ -79,16 +81,18 @@ pub struct Ingress {
     pub(super) outbound: Arc<Outbound>,
     memory: BodyMemory,
     shares: Shares,
+    pub(super) holding: Holding,
     pub(super) counters: IngressCounters,
 }
 
 impl Ingress {
     /// An ingress over the sources of `tenancy`.
-    pub fn new(
+    pub(crate) fn new(
         config: IngressConfig,
         tenancy: Arc<Tenancy>,
         store: Arc<dyn Events>,
         outbound: Arc<Outbound>,
+        holding: Holding,
     ) -> Self {
         let memory = BodyMemory::new(config.body_bytes_in_flight_max);
         Self {
@@ -98,6 +102,7 @@ impl Ingress {
             outbound,
             memory,
             shares: Shares::default(),
+            holding,
             counters: IngressCounters::default(),
         }
     }
@@ -108,22 +113,28 @@ impl Ingress {
     }
 
     /// Answers one request below `/in/`.
-    pub async fn answer(&self, request: Request<Incoming>, peer: Peer, head: &Head) -> Answer {
+    pub(crate) async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        head: &Head,
+    ) -> Answer {
         match self.accept(request, peer, head).await {
             Ok(answer) => answer,
             Err(problem) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                problem.into_response()
+                problem.into_response().map(Reply::from)
             }
         }
     }
 
     async fn accept(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         peer: Peer,
         head: &Head,
     ) -> Result<Answer, Problem> {
+        let since = Instant::now();
         let (parts, incoming) = request.into_parts();
         let path_and_query = parts.uri.path_and_query().map_or("/", |it| it.as_str());
         if head.is_too_large() {
@@ -167,10 +178,23 @@ impl Ingress {
             remote: Some(arrival.remote),
             at: arrival.at,
         };
-        Ok(match self.take(&live, received).await? {
-            Taken::Challenge(answer) => handshake_answer(answer),
-            Taken::Event(event) => accepted(&live, event.id),
+        let new = match self.take(&live, received).await? {
+            Taken::Challenge(answer) => return Ok(handshake_answer(answer)),
+            Taken::Event(new) => new,
+        };
+        let Some(sync) = live.source.settings.sync.clone() else {
+            return Ok(accepted(&live, self.append(new).await?.id));
+        };
+        let version = parts.version;
+        self.hold(Hold {
+            live,
+            sync,
+            new,
+            body,
+            since,
+            version,
         })
+        .await
     }
 
     /// What a tenant may bring, unless it has brought as much already.
@@ -291,7 +315,7 @@ fn to_headers(map: &HeaderMap) -> Headers {
 }
 
 /// What the provider needs to hear, else the event's id.
-fn accepted(live: &LiveSource, id: EventId) -> Answer {
+pub(super) fn accepted(live: &LiveSource, id: EventId) -> Answer {
     let preset = live.source.settings.preset();
     let wanted = preset.map(|preset| &preset.accepted);
     let status = wanted
@@ -306,7 +330,7 @@ fn accepted(live: &LiveSource, id: EventId) -> Answer {
         None if status == StatusCode::NO_CONTENT => (String::new(), None),
         None => (format!("{{\"id\":\"{id}\"}}"), Some("application/json")),
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Reply::Whole(Full::new(Bytes::from(body))));
     *response.status_mut() = status;
     if let Some(value) = content_type.and_then(|text| HeaderValue::from_str(text).ok()) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
@@ -318,7 +342,7 @@ fn accepted(live: &LiveSource, id: EventId) -> Answer {
 }
 
 fn handshake_answer(answer: verify::Answer) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Reply::Whole(Full::new(Bytes::from(answer.body))));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     for (name, value) in &answer.headers.0 {
         if let (Ok(name), Ok(value)) =

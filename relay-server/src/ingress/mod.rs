@@ -12,9 +12,13 @@ mod ambiguity;
 
 mod body;
 
+mod hold;
+
 mod rate;
 
 mod receive;
+
+mod reply;
 
 mod target;
 
@@ -26,6 +30,7 @@ pub(crate) use body::{BodyError, BodyMemory, read as read_body};
 pub use rate::Rate;
 pub use receive::Accepted;
 pub use test_event::TestEvent;
+pub(crate) use {hold::Holding, reply::Reply};
 
 #[cfg(test)]
 mod tests;

@@ -48,8 +48,8 @@ pub(super) struct Received {
 pub(super) enum Taken {
     /// It was a challenge, and this is the answer.
     Challenge(verify::Answer),
-    /// It is durable.
-    Event(Accepted),
+    /// It is an event, which is to be made durable.
+    Event(NewEvent),
 }
 
 /// A durable event.
@@ -99,7 +99,7 @@ struct Known {
 }
 
 impl Ingress {
-    /// Takes one request, all of it: returns when its event is durable.
+    /// Takes one request, all of it. Its event is not durable yet.
     pub(super) async fn take(
         &self,
         live: &LiveSource,
@@ -107,10 +107,7 @@ impl Ingress {
     ) -> Result<Taken, Problem> {
         match self.examine(live, &received).await? {
             Examined::Challenge(answer) => self.meet(live, answer).await.map(Taken::Challenge),
-            Examined::Event(known) => {
-                let event = self.append(live, received, known).await?;
-                Ok(Taken::Event(event))
-            }
+            Examined::Event(known) => Ok(Taken::Event(self.new_event(live, received, known))),
         }
     }
 
@@ -166,12 +163,8 @@ impl Ingress {
         Ok(answer)
     }
 
-    async fn append(
-        &self,
-        live: &LiveSource,
-        received: Received,
-        known: Known,
-    ) -> Result<Accepted, Problem> {
+    /// The event that a request is, with what is owed for it.
+    fn new_event(&self, live: &LiveSource, received: Received, known: Known) -> NewEvent {
         let now = received.at;
         let event = Event {
             id: EventId::from_u128(ids::fresh(now)),
@@ -183,7 +176,7 @@ impl Ingress {
             headers: received.headers,
             body: received.body,
             verification: known.verification,
-            event_type: known.event_type.clone(),
+            event_type: known.event_type,
             provider_id: known.provider_id,
             remote: received.remote,
         };
@@ -194,25 +187,31 @@ impl Ingress {
             destination,
             order: directory.order_key(destination, &event),
         };
-        let deliveries: Vec<_> = routed.destinations.iter().copied().map(fresh).collect();
-        let mut accepted = Accepted {
-            id: event.id,
-            duplicate: false,
-            event_type: known.event_type,
-            destinations: deliveries.len(),
-        };
-        let new = NewEvent {
+        let deliveries = routed.destinations.iter().copied().map(fresh).collect();
+        NewEvent {
             event,
             dedupe_window: live.source.settings.dedupe.window,
             deliveries,
             decisions: routed.decisions,
+            waited_for: None,
+        }
+    }
+
+    /// Makes an event durable.
+    pub(super) async fn append(&self, new: NewEvent) -> Result<Accepted, Problem> {
+        let source = new.event.source;
+        let mut accepted = Accepted {
+            id: new.event.id,
+            duplicate: false,
+            event_type: new.event.event_type.clone(),
+            destinations: new.deliveries.len(),
         };
         match self.store.append(new).await {
             Ok(Appended::New) => {
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
                 if accepted.destinations == 0 {
                     self.counters.unrouted.fetch_add(1, Ordering::Relaxed);
-                    info!(event = %accepted.id, source = %live.source.id, "no route takes an event; it is kept");
+                    info!(event = %accepted.id, %source, "no route takes an event; it is kept");
                 }
             }
             Ok(Appended::Duplicate { first, reopened }) => {

@@ -80,7 +80,7 @@ impl Ingress {
             at,
         };
         match self.take(live, received).await? {
-            Taken::Event(accepted) => Ok(accepted),
+            Taken::Event(new) => self.append(new).await,
             Taken::Challenge(_) => {
                 let detail = "This is a challenge: the relay answers it itself, and keeps nothing.";
                 Err(Problem::new(Code::Invalid).detail(detail))

@@ -6,10 +6,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::StatusCode;
 use protocol::{frame::Headers, id::TenantId};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     accept::{Ingress, IngressConfig},
     body::BodyDeadlines,
+    hold::Holding,
     receive::{Accepted, Received, Taken},
     test_event::TestEvent,
 };
@@ -18,24 +20,25 @@ use crate::{
     lifecycle::Event,
     outbound::{Outbound, tests::Provider},
     problem::{Code, Problem},
-    store::{Due, EventFilter, Events, Queries, memory::Memory},
+    store::{Due, EventFilter, Queries, memory::Memory},
     tenancy::{
         BODY_BYTES_MAX, LiveSource, NewSource, NotReady, ProviderKeys, SchemeChoice, SecretKey,
         SourceSettings, Tenancy, TenancyConfig,
     },
-    verify::{RuleSpec, Secret, preset, presets},
+    verify::{Answer, RuleSpec, Secret, preset, presets},
+    waiting::{Limits, Room},
 };
 
 const NOW: Timestamp = Timestamp(1_760_000_000_000);
 
 impl Ingress {
     /// An ingress with generous limits.
-    pub(crate) fn for_tests(tenancy: &Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
+    pub(crate) fn for_tests(tenancy: &Arc<Tenancy>, store: Arc<Memory>) -> Self {
         Self::reaching(Outbound::idle(), tenancy, store)
     }
 
     /// The same with keys from elsewhere.
-    fn reaching(outbound: Arc<Outbound>, tenancy: &Arc<Tenancy>, store: Arc<dyn Events>) -> Self {
+    fn reaching(outbound: Arc<Outbound>, tenancy: &Arc<Tenancy>, store: Arc<Memory>) -> Self {
         let config = IngressConfig {
             body_bytes_in_flight_max: 1 << 20,
             body_bytes_max: BODY_BYTES_MAX,
@@ -43,7 +46,22 @@ impl Ingress {
             public_url: "https://hooks.example.com".to_owned(),
             trusted_proxies: Vec::new(),
         };
-        Self::new(config, Arc::clone(tenancy), store, outbound)
+        let holding = Holding::for_tests(store.clone());
+        Self::new(config, Arc::clone(tenancy), store, outbound, holding)
+    }
+}
+
+impl Holding {
+    fn for_tests(store: Arc<Memory>) -> Self {
+        Self {
+            room: Room::new(Limits::of_relay(8)),
+            registry: Arc::default(),
+            queries: store,
+            due: Arc::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
     }
 }
 
@@ -105,7 +123,7 @@ impl World {
         live: &LiveSource,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> Result<Taken, Problem> {
+    ) -> Result<Kept, Problem> {
         let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         let pairs = headers.iter().map(|(n, v)| (copy(n), copy(v)));
         let received = Received {
@@ -117,7 +135,10 @@ impl World {
             remote: None,
             at: NOW,
         };
-        self.ingress.take(live, received).await
+        match self.ingress.take(live, received).await? {
+            Taken::Challenge(answer) => Ok(Kept::Challenge(answer)),
+            Taken::Event(new) => self.ingress.append(new).await.map(Kept::Event),
+        }
     }
 
     async fn event(&self, accepted: &Accepted) -> Arc<Event> {
@@ -132,7 +153,14 @@ impl World {
     }
 }
 
-fn code(taken: Result<Taken, Problem>) -> Code {
+/// What came of a request.
+#[derive(Debug)]
+enum Kept {
+    Challenge(Answer),
+    Event(Accepted),
+}
+
+fn code(taken: Result<Kept, Problem>) -> Code {
     taken.unwrap_err().code
 }
 
@@ -161,7 +189,7 @@ async fn a_test_event_is_signed_with_the_sources_own_secret() {
         .map(|(n, v)| (n.as_str(), v.as_str()))
         .collect();
     let body = String::from_utf8(event.body.to_vec()).unwrap();
-    let Taken::Event(again) = world.post(&live, &headers, &body).await.unwrap() else {
+    let Kept::Event(again) = world.post(&live, &headers, &body).await.unwrap() else {
         panic!("no event");
     };
     assert!(again.duplicate && again.id == accepted.id);
@@ -314,7 +342,7 @@ async fn a_handshake_brings_the_secret_once() {
     assert_eq!(problem.unwrap_err().code, Code::Conflict);
 
     let hello = [("x-hook-secret", "b537207f")];
-    let Taken::Challenge(answer) = world.post(&live, &hello, "").await.unwrap() else {
+    let Kept::Challenge(answer) = world.post(&live, &hello, "").await.unwrap() else {
         panic!("no handshake");
     };
     assert_eq!(answer.status, 200);
@@ -402,7 +430,7 @@ async fn a_key_that_lives_at_the_provider_is_fetched_while_the_request_waits() {
     let live = world.preset("aws-sns", None).await;
 
     let taken = world.post(&live, &[], &sns.body).await;
-    assert!(matches!(taken, Ok(Taken::Event(_))), "{taken:?}");
+    assert!(matches!(taken, Ok(Kept::Event(_))), "{taken:?}");
     let forged = sns.body.replace("no subject", "a subject");
     assert_eq!(code(world.post(&live, &[], &forged).await), Code::Signature);
 
@@ -423,14 +451,14 @@ async fn a_subscription_is_confirmed_only_where_its_owner_opted_in() {
 
     let live = world.preset("aws-sns", None).await;
     let taken = world.post(&live, &header, &sns.body).await;
-    assert!(matches!(taken, Ok(Taken::Event(_))), "kept for its owner");
+    assert!(matches!(taken, Ok(Kept::Event(_))), "kept for its owner");
     assert_eq!(provider.asked(), 1, "for the certificate alone");
 
     let mut settings = SourceSettings::new(SchemeChoice::Preset("aws-sns".to_owned()));
     settings.vars = [("confirm_subscription".to_owned(), "yes".to_owned())].into();
     let live = world.source(settings, None).await;
     let taken = world.post(&live, &header, &sns.body).await;
-    assert!(matches!(taken, Ok(Taken::Challenge(_))), "{taken:?}");
+    assert!(matches!(taken, Ok(Kept::Challenge(_))), "{taken:?}");
     let confirmed = async {
         while provider.asked() < 2 {
             tokio::task::yield_now().await;

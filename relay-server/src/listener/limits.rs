@@ -32,6 +32,8 @@ pub struct DoorTimeouts {
     pub tls_handshake: Duration,
     /// For the head of a request; also how long a connection may idle.
     pub head: Duration,
+    /// For which it may take nothing of what is written to it.
+    pub stall: Duration,
 }
 
 impl Default for DoorTimeouts {
@@ -40,6 +42,7 @@ impl Default for DoorTimeouts {
             first_byte: Duration::from_secs(5),
             tls_handshake: Duration::from_secs(5),
             head: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
         }
     }
 }

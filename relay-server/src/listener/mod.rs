@@ -1,10 +1,12 @@
 //! The doors: our own accept loop around hyper's HTTP/1.1 connections, because what the relay needs
 //! at a public door nobody else bounds: the first byte, the TLS handshake, the head, connections
-//! per address and in all.
+//! per address and in all, and how long a peer may take nothing of an answer.
 
 mod head_watch;
 
 mod limits;
+
+mod stall;
 
 mod tls;
 
@@ -36,6 +38,7 @@ use tracing::{debug, warn};
 
 use head_watch::HeadWatch;
 use limits::{Admission, Connections};
+use stall::StallWatch;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +173,7 @@ impl<H: Handler> Connection<H> {
     }
 
     async fn serve(self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let (io, watch) = HeadWatch::new(io);
+        let (io, watch) = HeadWatch::new(StallWatch::new(io, self.timeouts.stall));
         let service = service_fn(|request| {
             let head = watch.take();
             let (handler, peer, watch) = (&self.handler, self.peer, &watch);

@@ -105,6 +105,7 @@ impl World {
             order: None,
         });
         let new = NewEvent {
+            waited_for: None,
             event,
             decisions: Vec::new(),
             dedupe_window: Duration::ZERO,

@@ -2,6 +2,7 @@
 //! that the state machine, the store or the settler decide.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::{
     Authorised,
     admission::{Admitted, Served, admit},
+    answers::Answers,
     pipes::Pipes,
     registry::Registry,
     serving::{Opening, Serving},
@@ -35,6 +37,7 @@ use crate::{
     settle::Settler,
     store::{Events, Held, Lease},
     tenancy::Tenancy,
+    waiting::{Attempt, Note, Room},
 };
 
 /// Messages read before the answers are flushed.
@@ -55,6 +58,8 @@ pub(crate) struct SessionContext {
     /// The links of the fall-back transport.
     pub(crate) pipes: Pipes,
     pub(crate) tenancy: Arc<Tenancy>,
+    /// Who waits for the answers of services.
+    pub(crate) room: Arc<Room>,
     pub(crate) tasks: TaskTracker,
     /// The relay is going away: sessions ask their agents to leave.
     pub(crate) draining: CancellationToken,
@@ -82,6 +87,7 @@ enum Wake {
     Incoming(Incoming),
     Leases(Vec<Lease>),
     Confirmed(Vec<frame::Settled>),
+    Noted(HashMap<Attempt, Note>),
     TokensChanged,
     Timeout,
     Replaced,
@@ -102,6 +108,7 @@ pub(super) struct Session<T> {
     outlet: dispatch::Outlet,
     confirmed: mpsc::Receiver<Vec<frame::Settled>>,
     confirm: mpsc::Sender<Vec<frame::Settled>>,
+    answers: Answers,
     tokens: watch::Receiver<u64>,
     /// The agent has a newer session and takes nothing from this one.
     replaced: CancellationToken,
@@ -128,6 +135,7 @@ impl<T: Transport> Session<T> {
             id: SessionId::from_u128(ids::fresh(context.store.now())),
             machine: RelaySession::new(config, Instant::now()),
             tokens: context.tenancy.changes(),
+            answers: Answers::new(Arc::clone(&context.room)),
             context,
             authorised,
             transport,
@@ -165,6 +173,7 @@ impl<T: Transport> Session<T> {
                 Wake::Incoming(incoming) => self.read_burst(incoming),
                 Wake::Leases(batch) => self.offer(batch).await,
                 Wake::Confirmed(settled) => self.machine.confirm(settled),
+                Wake::Noted(notes) => self.heed(notes),
                 Wake::TokensChanged => self.check_token(),
                 Wake::Timeout => self.machine.handle_timeout(Instant::now()),
                 Wake::Replaced => self.machine.replace(),
@@ -180,6 +189,7 @@ impl<T: Transport> Session<T> {
             incoming = self.transport.next() => Wake::Incoming(incoming),
             Some(batch) = self.leases.recv() => Wake::Leases(batch),
             Some(settled) = self.confirmed.recv() => Wake::Confirmed(settled),
+            notes = self.answers.noted() => Wake::Noted(notes),
             Ok(()) = self.tokens.changed() => Wake::TokensChanged,
             () = sleep_until(timeout) => Wake::Timeout,
             () = self.replaced.cancelled() => Wake::Replaced,
@@ -230,12 +240,14 @@ impl<T: Transport> Session<T> {
             RelayOutput::Renew(held) => serving.renew(&held).await,
             RelayOutput::Release(held) => serving.release(&held).await,
             RelayOutput::Rtt(rtt) => serving.note_rtt(rtt),
-            // Nobody waits for a service's answer before sync mode.
-            RelayOutput::ResponseChunk(_)
-            | RelayOutput::ResponseCut { .. }
-            | RelayOutput::Send(_)
-            | RelayOutput::Hello(_)
-            | RelayOutput::Close { .. } => {}
+            RelayOutput::ResponseChunk(chunk) => {
+                let (delivery, lease) = (chunk.delivery, chunk.lease.clone());
+                if !self.answers.take(chunk) {
+                    self.machine.forgo_response(delivery, &lease);
+                }
+            }
+            RelayOutput::ResponseCut { delivery, lease } => self.answers.cut(delivery, lease),
+            RelayOutput::Send(_) | RelayOutput::Hello(_) | RelayOutput::Close { .. } => {}
         }
     }
 
@@ -306,10 +318,15 @@ impl<T: Transport> Session<T> {
             replaced: &self.replaced,
         };
         let serving = Serving::open(&self.context, &opening, confirm);
-        let lost = serving.resume(&hello).await;
+        let resumed = serving.resume(&hello).await;
+        for held in resumed.granted {
+            if self.answers.offered(tenant, held.delivery, &held.lease) {
+                self.machine.expect_response(held.delivery, held.lease);
+            }
+        }
         let welcome = welcome(self.id, &self.context.node, admitted);
         self.machine.welcome(welcome, Instant::now());
-        for held in lost {
+        for held in resumed.lost {
             let reason = "the delivery is settled, or another agent has it".to_owned();
             self.machine.cancel(Cancel {
                 delivery: held.delivery,
@@ -325,7 +342,13 @@ impl<T: Transport> Session<T> {
         let Some(serving) = &self.serving else { return };
         let mut returned = Vec::new();
         for lease in batch {
-            let offered = serving.take(&lease).map(|offer| self.machine.offer(offer));
+            if self.context.room.refuses(lease.info.delivery) {
+                serving.refuse(&lease);
+                continue;
+            }
+            let offered = serving
+                .take(&lease, &self.answers)
+                .map(|offer| self.machine.offer(offer));
             if let None | Some(Err(NotOffered(_))) = offered {
                 returned.push(lease.info);
             }
@@ -333,6 +356,24 @@ impl<T: Transport> Session<T> {
         if !returned.is_empty() {
             debug!(session = %self.id, leases = returned.len(), "put back leases that could not be offered");
             serving.put_back(&returned).await;
+        }
+    }
+
+    /// Does what those who wait for answers have to say.
+    fn heed(&mut self, notes: HashMap<Attempt, Note>) {
+        for ((delivery, lease), note) in notes {
+            if note.is_withdrawn {
+                let reason = "nobody waits for its answer any more".to_owned();
+                self.machine.cancel(Cancel {
+                    delivery,
+                    lease,
+                    reason,
+                });
+            } else if note.is_unwanted {
+                self.machine.forgo_response(delivery, &lease);
+            } else {
+                self.machine.response_taken(delivery, &lease, note.taken);
+            }
         }
     }
 

@@ -23,6 +23,8 @@ mod serving;
 
 mod settling;
 
+mod answers;
+
 mod signatures;
 
 pub use authorised::Authorised;

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
@@ -23,7 +23,22 @@ pub(super) type InstanceKey = (TenantId, AgentId);
 pub struct Registry {
     sessions: DashMap<SessionId, Arc<LiveSession>>,
     instances: DashMap<InstanceKey, Arc<Mutex<Holdings>>>,
+    presence: DashMap<(TenantId, DestinationId), Presence>,
 }
+
+/// Who serves a destination.
+#[derive(Debug, Default)]
+struct Presence {
+    sessions: usize,
+    /// When the last one left.
+    left: Option<Instant>,
+}
+
+/// How long it is remembered who has left, if very many have.
+const LEFT_REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Destinations that are remembered without regard to that.
+const PRESENCE_KEPT: usize = 4096;
 
 /// A live session, as the rest of the relay sees it.
 #[derive(Debug)]
@@ -67,6 +82,10 @@ pub struct SessionView {
 impl Registry {
     pub(super) fn add(&self, session: LiveSession) -> Arc<LiveSession> {
         let session = Arc::new(session);
+        for &destination in &session.destinations {
+            let key = (session.tenant, destination);
+            self.presence.entry(key).or_default().sessions += 1;
+        }
         self.sessions.insert(session.id, Arc::clone(&session));
         session
     }
@@ -76,8 +95,20 @@ impl Registry {
         let Some((_, session)) = self.sessions.remove(&session) else {
             return;
         };
-        let key = (session.tenant, session.agent);
-        self.prune(key, Instant::now());
+        let (key, now) = ((session.tenant, session.agent), Instant::now());
+        self.prune(key, now);
+        for &destination in &session.destinations {
+            if let Some(mut presence) = self.presence.get_mut(&(session.tenant, destination)) {
+                presence.sessions = presence.sessions.saturating_sub(1);
+                presence.left = Some(now);
+            }
+        }
+        if self.presence.len() > PRESENCE_KEPT {
+            self.presence.retain(|_, presence| {
+                let is_recent = |left| now.duration_since(left) < LEFT_REMEMBERED;
+                presence.sessions > 0 || presence.left.is_some_and(is_recent)
+            });
+        }
     }
 
     /// A session that an agent instance takes nothing from any more ends. Whether it was there.
@@ -126,9 +157,24 @@ impl Registry {
 
     /// Whether any live session serves a destination.
     pub fn serves(&self, tenant: TenantId, destination: DestinationId) -> bool {
-        self.sessions
-            .iter()
-            .any(|session| session.tenant == tenant && session.destinations.contains(&destination))
+        let presence = self.presence.get(&(tenant, destination));
+        presence.is_some_and(|presence| presence.sessions > 0)
+    }
+
+    /// When a destination that nobody serves counts as left alone: `patience` after its last session.
+    /// `None` while somebody serves it.
+    pub(crate) fn absent_until(
+        &self,
+        tenant: TenantId,
+        destination: DestinationId,
+        patience: Duration,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        match self.presence.get(&(tenant, destination)) {
+            Some(presence) if presence.sessions > 0 => None,
+            Some(presence) => Some(presence.left.map_or(now, |left| left + patience)),
+            None => Some(now),
+        }
     }
 
     /// What people call an agent that is connected.

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     admission::{Admitted, Served},
+    answers::Answers,
     driver::{QUEUE_MAX, SessionContext},
     holdings::Holdings,
     registry::{LiveSession, lock},
@@ -43,6 +44,15 @@ pub(super) struct Serving {
     holdings: Arc<Mutex<Holdings>>,
     reported: mpsc::Sender<Reported>,
     listener: Option<DestinationKey>,
+}
+
+/// What became of the attempts that an agent brings from earlier sessions.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    /// They are the agent's.
+    pub(super) granted: Vec<frame::Held>,
+    /// They are not, or no longer.
+    pub(super) lost: Vec<frame::Held>,
 }
 
 /// A session that is about to be welcomed.
@@ -96,6 +106,7 @@ impl Serving {
             tenant,
             agent,
             settler: Arc::clone(&context.settler),
+            room: Arc::clone(&context.room),
             holdings: Arc::clone(&holdings),
             reported: receiver,
             confirmed,
@@ -124,13 +135,12 @@ impl Serving {
         }
     }
 
-    /// Gives the agent back what it still works on; what it does not name died with it. Returns
-    /// what is no longer the agent's.
-    pub(super) async fn resume(&self, hello: &Hello) -> Vec<frame::Held> {
+    /// Gives the agent back what it still works on; what it does not name died with it.
+    pub(super) async fn resume(&self, hello: &Hello) -> Resumed {
         for &session in &hello.replaces {
             self.replace(session);
         }
-        let lost = self.adopt(&hello.holding).await;
+        let resumed = self.adopt(&hello.holding).await;
         if hello.holding.len() < limits::LEASES_PER_FRAME_MAX {
             let named: Vec<DeliveryId> = hello.holding.iter().map(|held| held.delivery).collect();
             let unbegun = lock(&self.holdings).take_unbegun(&hello.replaces, &named);
@@ -140,10 +150,14 @@ impl Serving {
             let dead = lock(&self.holdings).take_orphans_but(&named);
             if !dead.is_empty() {
                 info!(session = %self.id, attempts = dead.len(), "an agent came back without attempts it had");
+                let deliveries: Vec<_> = dead.iter().map(|lease| lease.delivery).collect();
                 self.context.settler.settle_lost(dead).await;
+                for delivery in deliveries {
+                    self.context.room.returned(self.tenant, delivery);
+                }
             }
         }
-        lost
+        resumed
     }
 
     /// Ends a session of the same agent and takes it out of the lines, so that what comes back is not
@@ -155,15 +169,15 @@ impl Serving {
         }
     }
 
-    async fn adopt(&self, named: &[frame::Held]) -> Vec<frame::Held> {
-        let mut lost = Vec::new();
+    async fn adopt(&self, named: &[frame::Held]) -> Resumed {
+        let mut resumed = Resumed::default();
         let pairs: Vec<_> = named
             .iter()
             .filter_map(|held| Some((held, self.parse(held)?)))
             .collect();
         let held: Vec<_> = pairs.iter().map(|(_, held)| *held).collect();
         if held.is_empty() {
-            return lost;
+            return resumed;
         }
         let ttl = self
             .by_key
@@ -175,7 +189,7 @@ impl Serving {
             Ok(adopted) => adopted,
             Err(error) => {
                 warn!(%error, "the store could not say what an agent still holds");
-                return lost;
+                return resumed;
             }
         };
         let mut holdings = lock(&self.holdings);
@@ -183,11 +197,12 @@ impl Serving {
             match adopted {
                 Adopted::Granted(lease) if self.by_key.contains_key(&lease.key) => {
                     holdings.hold(lease, self.id, Instant::now() + ttl);
+                    resumed.granted.push(held.clone());
                 }
-                Adopted::Granted(_) | Adopted::Lost => lost.push(held.clone()),
+                Adopted::Granted(_) | Adopted::Lost => resumed.lost.push(held.clone()),
             }
         }
-        lost
+        resumed
     }
 
     /// Takes a place in the dispatcher's lines.
@@ -213,9 +228,18 @@ impl Serving {
         }
     }
 
+    /// Lets a lease go whose delivery is being ended: it is not claimed again meanwhile, and the agent has
+    /// its credit as before.
+    pub(super) fn refuse(&self, lease: &Lease) {
+        let dispatch = &self.context.dispatch;
+        dispatch.returned(&[Held::of(&lease.info)]);
+        let bytes = lease.event.body.len() as u64;
+        dispatch.credit(self.id, lease.info.key, 1, bytes);
+    }
+
     /// The frame for a lease, which is the agent's from here on; `None` if it is not for this session,
     /// or this session is over.
-    pub(super) fn take(&self, lease: &Lease) -> Option<Box<Offer>> {
+    pub(super) fn take(&self, lease: &Lease, answers: &Answers) -> Option<Box<Offer>> {
         let served = self.by_key.get(&lease.info.key)?;
         {
             let mut holdings = lock(&self.holdings);
@@ -225,12 +249,14 @@ impl Serving {
             holdings.hold(lease.info, self.id, Instant::now() + served.ttl());
         }
         let event = &lease.event;
+        let token = frame::LeaseToken(lease.info.token.to_string());
+        let respond = answers.offered(self.tenant, lease.info.delivery, &token);
         let directory = self.context.tenancy.directory();
         let source = directory.source(event.tenant, event.source);
         Some(Box::new(Offer {
             delivery: lease.info.delivery,
             event: event.id,
-            lease: frame::LeaseToken(lease.info.token.to_string()),
+            lease: token,
             lease_ms: u64::try_from(served.ttl().as_millis()).unwrap_or(u64::MAX),
             attempt: lease.info.attempt,
             destination: served.name.clone(),
@@ -243,7 +269,7 @@ impl Serving {
             remote: event.remote.map(|remote| remote.to_string()),
             public_origin: Some(origin(&self.context.public_url).to_owned()),
             replay: lease.info.replay,
-            respond: false,
+            respond,
             request: RequestHead {
                 method: event.method.clone(),
                 target: event.target.clone(),
@@ -391,9 +417,16 @@ impl SessionContext {
         if held.is_empty() {
             return;
         }
+        let returned: Vec<_> = held
+            .iter()
+            .map(|held| (held.tenant, held.delivery))
+            .collect();
         self.dispatch.returned(&held);
         if let Err(error) = self.store.release(&held).await {
             warn!(%error, "leases could not be returned; they will run out");
+        }
+        for (tenant, delivery) in returned {
+            self.room.returned(tenant, delivery);
         }
     }
 }

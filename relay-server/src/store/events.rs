@@ -33,6 +33,18 @@ pub struct NewEvent {
     pub deliveries: Vec<NewDelivery>,
     /// What every route of its source said. Kept for explanations only.
     pub decisions: Vec<RouteDecision>,
+    /// Whose answer somebody waits for.
+    pub waited_for: Option<WaitedFor>,
+}
+
+/// A delivery whose answer somebody waits for: until then it is handed out before all others that are
+/// live, however many of them there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitedFor {
+    /// It is one of the new event's, and not ordered.
+    pub delivery: DeliveryId,
+    /// Nobody waits any more from then on.
+    pub until: Timestamp,
 }
 
 /// A delivery to create.

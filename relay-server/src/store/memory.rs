@@ -86,6 +86,8 @@ struct Row {
     order: Option<OrderKey>,
     /// Since when it is owed.
     since: Timestamp,
+    /// Until then somebody waits for the answer; zero if nobody ever did.
+    waited_until: Timestamp,
     /// Of what has ended, too, if it is ordered: the next of its key waits for that.
     lease: Option<Leased>,
 }
@@ -157,7 +159,7 @@ impl Inner {
         delivery: NewDelivery,
         replay: Option<ReplayId>,
         now: Timestamp,
-    ) {
+    ) -> &mut Row {
         let place = self.next();
         let key = DestinationKey {
             tenant: event.tenant,
@@ -179,9 +181,10 @@ impl Inner {
             superseded_by: None,
             order: delivery.order,
             since: now,
+            waited_until: Timestamp(0),
             lease: None,
         };
-        self.deliveries.insert(place, row);
+        self.deliveries.entry(place).or_insert(row)
     }
 
     fn leased_at(&self, key: DestinationKey) -> u32 {
@@ -246,10 +249,14 @@ impl Inner {
             order.is_none_or(|order| !self.parked.contains_key(&(key, order)))
         };
         for (seq, row) in due.filter(|(_, row)| goes_on(row) && self.is_first(row)) {
-            let first = firsts.entry(row.lane(now)).or_insert((row.place, *seq));
-            *first = (*first).min((row.place, *seq));
+            let turn = (row.waited_until <= now, row.place, *seq);
+            let first = firsts.entry(row.lane(now)).or_insert(turn);
+            *first = (*first).min(turn);
         }
-        firsts
+        let seqs = firsts
+            .into_iter()
+            .map(|(lane, (_, place, seq))| (lane, (place, seq)));
+        seqs.collect()
     }
 
     /// What is handed out next at a destination, and from which lane.
@@ -342,6 +349,7 @@ impl Row {
     fn lane(&self, now: Timestamp) -> Lane {
         match self.order {
             Some(_) => Lane::Backlog,
+            None if self.waited_until > now => Lane::Live,
             None => Lane::of(self.replay.is_some(), now.since(self.since)),
         }
     }
@@ -544,12 +552,15 @@ impl Events for Memory {
         inner.notes.insert(event.id, notes);
         let seq = inner.next();
         inner.events.insert(seq, event.clone());
+        let waited_for = |id| new.waited_for.filter(|it| it.delivery == id);
         for delivery in new.deliveries {
             self.due.mark([DestinationKey {
                 tenant: event.tenant,
                 destination: delivery.destination,
             }]);
-            inner.add(&event, delivery, None, now);
+            let until = waited_for(delivery.id).map(|it| it.until);
+            let row = inner.add(&event, delivery, None, now);
+            row.waited_until = until.unwrap_or(Timestamp(0));
         }
         Ok(Appended::New)
     }

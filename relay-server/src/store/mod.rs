@@ -35,7 +35,7 @@ pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::StoreError;
 pub use events::{
     Adopted, Appended, DestinationKey, Events, Held, Lease, LeaseInfo, LeaseToken, NewDelivery,
-    NewEvent, PARKED_MAX, Parked, Replay, Replayed, Settled, Settlement, Want,
+    NewEvent, PARKED_MAX, Parked, Replay, Replayed, Settled, Settlement, WaitedFor, Want,
 };
 pub use keeping::{
     Erased, Erasure, ErasureRecord, Keeping, Retention, Retentions, Selection, Stored, Swept, Usage,

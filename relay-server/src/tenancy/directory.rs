@@ -13,6 +13,7 @@ use super::{
     Signer, Source, Tenant, Token, TokenHash, TokenText,
     documents::{self, Stored},
     secrets::Place,
+    sync,
 };
 use crate::{
     clock::Timestamp,
@@ -120,6 +121,8 @@ pub struct LiveSource {
     pub allow: http::HeaderValue,
     /// Where its events go.
     pub routing: Routing,
+    /// Whose service answers, if providers wait for it and there is one.
+    pub answering: Option<DestinationId>,
     /// How fast it takes requests, if limited. Starts anew when the source changes.
     pub rate: Option<Rate>,
 }
@@ -128,6 +131,7 @@ impl LiveSource {
     fn new(
         source: Arc<Source>,
         routes: Vec<Arc<Route>>,
+        answering: Option<DestinationId>,
         key: &SecretKey,
         provider_keys: &ProviderKeys,
     ) -> Self {
@@ -142,6 +146,7 @@ impl LiveSource {
             methods,
             allow,
             routing: Routing::new(routes),
+            answering,
             rate,
         }
     }
@@ -267,7 +272,15 @@ impl Directory {
                 Some(live) if live.is_current(source, &routes) => Arc::clone(live),
                 _ => {
                     let source = Arc::clone(source);
-                    Arc::new(LiveSource::new(source, routes, key, provider_keys))
+                    let targets = routes
+                        .iter()
+                        .filter_map(|route| records.destinations.get(&route.destination))
+                        .map(AsRef::as_ref);
+                    let sync = source.settings.sync.as_ref();
+                    // What cannot be told apart is not saved; a listener's route may come all the same.
+                    let answering = sync.and_then(|it| sync::answering(it, targets).ok().flatten());
+                    let live = LiveSource::new(source, routes, answering, key, provider_keys);
+                    Arc::new(live)
                 }
             };
             directory

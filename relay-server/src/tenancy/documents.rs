@@ -7,10 +7,10 @@ use protocol::id::{AgentId, DestinationId, RouteId, SourceId, TenantId, TokenId}
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Dedupe, Destination, DestinationPolicy, Expiring, Flow, Keep, Name, OldSignatures, Paused,
-    Quota, Revision, Route, SchemeChoice, SigningKey, Source, SourceKey, SourceSecret,
-    SourceSettings, Tenant, TenantLimits, Token, TokenHash, secrets::Sealed,
-    source::BODY_BYTES_DEFAULT,
+    Dedupe, Destination, DestinationPolicy, Expiring, Flow, Keep, Name, OldSignatures, OnTimeout,
+    Paused, Quota, Revision, Route, SchemeChoice, SigningKey, Source, SourceKey, SourceSecret,
+    SourceSettings, SyncAnswer, SyncSettings, Tenant, TenantLimits, Token, TokenHash,
+    secrets::Sealed, source::BODY_BYTES_DEFAULT,
 };
 use crate::{
     clock::Timestamp,
@@ -222,8 +222,21 @@ struct SourceDocument {
     ip_allow: Vec<String>,
     #[serde(default)]
     rate_per_second: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sync: Option<SyncDocument>,
     #[serde(default)]
     secrets: Vec<SecretDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SyncDocument {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    destination: Option<DestinationId>,
+    timeout_ms: u64,
+    #[serde(default)]
+    on_timeout: OnTimeout,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answer: Option<SyncAnswer>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -295,6 +308,12 @@ impl Stored for Source {
             dedupe: DedupeDocument::from(&settings.dedupe),
             ip_allow: settings.ip_allow.iter().map(ToString::to_string).collect(),
             rate_per_second: settings.rate_per_second,
+            sync: settings.sync.clone().map(|sync| SyncDocument {
+                destination: sync.destination,
+                timeout_ms: millis(sync.timeout),
+                on_timeout: sync.on_timeout,
+                answer: sync.answer,
+            }),
             secrets: secrets.collect(),
         })
     }
@@ -325,6 +344,12 @@ impl Stored for Source {
             },
             ip_allow: ip_allow.collect::<Option<_>>()?,
             rate_per_second: document.rate_per_second,
+            sync: document.sync.map(|sync| SyncSettings {
+                destination: sync.destination,
+                timeout: Duration::from_millis(sync.timeout_ms),
+                on_timeout: sync.on_timeout,
+                answer: sync.answer,
+            }),
         };
         Some(Self {
             id: SourceId::from_u128(resource.id),
@@ -635,6 +660,8 @@ mod tests {
                 "public_keys":["k"],"methods":["PUT"],"body_bytes_max":7,
                 "dedupe":{"window_ms":9,"body_hash":true,"header":"x-id"},
                 "ip_allow":["192.0.2.0/24","::1/128"],"rate_per_second":5,
+                "sync":{"destination":"dst_00000000000000000000000002","timeout_ms":9,"on_timeout":"expire",
+                    "answer":{"status":202,"headers":[["a","b"]],"body":"c"}},
                 "secrets":[{"sealed":"v1:a:b","added_at":6},
                     {"sealed":"v1:c:d","added_at":7,"by_handshake":true}]}"#,
         );

@@ -29,6 +29,7 @@ mod destination;
 mod signing;
 
 mod routing;
+mod sync;
 
 mod documents;
 
@@ -67,6 +68,7 @@ pub use source::{
     BODY_BYTES_DEFAULT, BODY_BYTES_MAX, Dedupe, ProviderKeys, SchemeChoice, Source, SourceKey,
     SourceSecret, SourceSettings,
 };
+pub use sync::{OnTimeout, SyncAnswer, SyncSettings};
 pub use token::{InvalidToken, Scope, Token, TokenHash, TokenKind, TokenText};
 
 use std::borrow::Cow;

@@ -10,6 +10,7 @@ use super::{
     change::{self, Change},
     directory::Recorded,
     service::{check_routes, check_version, own_destination},
+    sync,
 };
 use crate::{lifecycle::filter::Filter, verify::Secret};
 
@@ -76,6 +77,7 @@ impl Tenancy {
             source.secrets = sealed.collect::<Result<_, _>>()?;
         }
         self.check_refresh(&change, &source, None)?;
+        sync::check_routes(&change, &source, None)?;
         replace(&mut change, &before, source, options).await
     }
 
@@ -104,6 +106,7 @@ impl Tenancy {
             let sealed = self.seal(&source, secret, false)?;
             source.secrets.push(sealed);
         }
+        sync::check_routes(change, &source, None)?;
         Ok(source)
     }
 
@@ -129,7 +132,7 @@ impl Tenancy {
         };
         let mut destination = Destination::clone(&before);
         destination.policy = policy;
-        self.check_refreshed_by(&change, &destination)?;
+        self.check_sources_of(&change, &destination)?;
         self.give_signing_key(&mut destination)?;
         replace(&mut change, &before, destination, options).await
     }
@@ -177,6 +180,7 @@ impl Tenancy {
         let from = self.own_source(&change, tenant, source)?;
         let to = own_destination(&change, tenant, destination)?;
         self.check_refresh(&change, &from, Some(&to))?;
+        sync::check_routes(&change, &from, Some(&to))?;
         let mut routes = change.records().routes.values();
         let before = routes
             .find(|route| route.tenant == tenant && route.name == name)

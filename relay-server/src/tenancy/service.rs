@@ -20,6 +20,7 @@ use super::{
     change::{self, Change},
     directory::{open_secrets, secret_place},
     listen::Presence,
+    sync,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -298,6 +299,7 @@ impl Tenancy {
         let secrets = self.open_secrets(&source)?;
         source.settings.check(secrets)?;
         self.check_refresh(&change, &source, None)?;
+        sync::check_routes(&change, &source, None)?;
         let version = source.revision.version;
         change.put(source, Some(version)).await
     }
@@ -424,7 +426,7 @@ impl Tenancy {
         check_version(destination.revision, expected)?;
         change_policy(&mut destination.policy);
         destination.policy.check()?;
-        self.check_refreshed_by(&change, &destination)?;
+        self.check_sources_of(&change, &destination)?;
         self.give_signing_key(&mut destination)?;
         let version = destination.revision.version;
         change.put(destination, Some(version)).await
@@ -534,6 +536,7 @@ impl Tenancy {
         let from = self.own_source(&change, tenant, source)?;
         let to = own_destination(&change, tenant, destination)?;
         self.check_refresh(&change, &from, Some(&to))?;
+        sync::check_routes(&change, &from, Some(&to))?;
         let name = match name {
             Some(name) => change::name(name)?,
             None => default_route_name(&from.name, &to.name)?,

@@ -23,6 +23,7 @@ use super::{
     change::Change,
     secrets::{NoRandomness, Place, Sealed},
     service::own_destination,
+    sync,
 };
 use crate::clock::Timestamp;
 
@@ -305,8 +306,8 @@ impl Tenancy {
         })
     }
 
-    /// The same for every source of a destination that changes.
-    pub(super) fn check_refreshed_by(
+    /// Checks every source of a destination that changes.
+    pub(super) fn check_sources_of(
         &self,
         change: &Change<'_>,
         destination: &Destination,
@@ -318,6 +319,7 @@ impl Tenancy {
             .filter_map(|route| records.sources.get(&route.source));
         for source in sources {
             self.check_refresh(change, source, Some(destination))?;
+            sync::check_routes(change, source, Some(destination))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use protocol::id::{SourceId, TenantId};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
-    Invalid, IpRange, Name, Revision,
+    Invalid, IpRange, Name, Revision, SyncSettings,
     secrets::{NoRandomness, Sealed},
 };
 use crate::{
@@ -128,6 +128,8 @@ pub struct SourceSettings {
     pub ip_allow: Vec<IpRange>,
     /// The most requests a second, if limited.
     pub rate_per_second: Option<u32>,
+    /// Whether its providers wait for the service's own answer, and how.
+    pub sync: Option<SyncSettings>,
 }
 
 impl SourceSettings {
@@ -143,6 +145,7 @@ impl SourceSettings {
             dedupe: Dedupe::default(),
             ip_allow: Vec::new(),
             rate_per_second: None,
+            sync: None,
         }
     }
 
@@ -183,6 +186,9 @@ impl SourceSettings {
     pub fn check(&self, secrets: Vec<Secret>) -> Result<(), Invalid> {
         self.check_limits()?;
         self.dedupe.check()?;
+        if let Some(sync) = &self.sync {
+            sync.check(self.preset())?;
+        }
         if secrets.is_empty() && self.secret_may_arrive() {
             return self.credentials(secrets).map(drop);
         }

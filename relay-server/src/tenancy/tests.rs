@@ -104,6 +104,7 @@ impl World {
     async fn owe(&self, source: &Source, destination: protocol::id::DestinationId) -> DeliveryId {
         let id = DeliveryId::from_u128(crate::ids::fresh(self.clock.now()));
         let new = NewEvent {
+            waited_for: None,
             event: self.event(source),
             decisions: Vec::new(),
             dedupe_window: Duration::ZERO,

@@ -61,7 +61,7 @@ use std::sync::Arc;
 pub use credentials::{CredentialError, Credentials, Secret};
 pub use handshake::Answer;
 pub use keys::{KeySource, KeyUrl, PreloadedKeys};
-pub use preset::{Preset, preset, presets};
+pub use preset::{Preset, SyncDefaults, preset, presets};
 pub use public_key::{InvalidKey, PublicKey};
 pub use refusal::Refusal;
 pub use request::Request;

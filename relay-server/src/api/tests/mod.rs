@@ -221,6 +221,7 @@ impl Api {
         };
         let id = event.id;
         let new = NewEvent {
+            waited_for: None,
             event,
             decisions: Vec::new(),
             dedupe_window: std::time::Duration::ZERO,

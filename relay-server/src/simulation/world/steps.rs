@@ -160,6 +160,7 @@ impl World {
         let deliveries = deliveries.collect();
         let dedupe_window = Duration::from_secs(72 * 3_600);
         let new = NewEvent {
+            waited_for: None,
             event,
             dedupe_window,
             deliveries,

@@ -195,6 +195,7 @@ impl Stage {
             })
             .collect();
         NewEvent {
+            waited_for: None,
             event,
             dedupe_window: WINDOW,
             deliveries,
@@ -381,6 +382,7 @@ macro_rules! store_conformance {
                 appends_mark_their_destination,
             }
             order::{
+                what_is_waited_for_goes_first,
                 one_of_a_key_at_a_time,
                 a_backlog_of_keys_keeps_its_order,
                 a_key_parks_with_its_head,

@@ -6,8 +6,9 @@ use protocol::id::{DeliveryId, ReplayId};
 
 use super::{QUEUE, Stage, TENANT, die, held};
 use crate::{
+    clock::Clock as _,
     lifecycle::{DeliveryState, EndReason, KeyDigest, LIVE_FOR, OrderKey, Verdict},
-    store::{Adopted, Appended, Lease, NewDelivery, Parked, Replay, Replayed, Settled},
+    store::{Adopted, Appended, Lease, NewDelivery, Parked, Replay, Replayed, Settled, WaitedFor},
 };
 
 /// Accepts an event for [`QUEUE`] with a key.
@@ -17,6 +18,29 @@ async fn accept(stage: &mut Stage, key: &str) -> DeliveryId {
     let id = new.deliveries[0].id;
     assert_eq!(stage.store.events.append(new).await, Ok(Appended::New));
     id
+}
+
+/// What somebody waits for is handed out before all that is live, until nobody waits any more.
+pub async fn what_is_waited_for_goes_first(stage: &mut Stage) {
+    let (first, second) = (stage.accept().await.1, stage.accept().await.1);
+    let mut waited_for = Vec::new();
+    for seconds in [10, 30] {
+        let mut new = stage.event(None);
+        let delivery = new.deliveries[0].id;
+        let until = stage.clock.now().after(Duration::from_secs(seconds));
+        new.waited_for = Some(WaitedFor { delivery, until });
+        assert_eq!(stage.store.events.append(new).await, Ok(Appended::New));
+        waited_for.push(delivery);
+    }
+    let leases = stage.claim(3).await;
+    assert_eq!(ids(&leases), [waited_for[0], waited_for[1], first]);
+    let held: Vec<_> = leases.iter().map(held).collect();
+    stage.store.events.release(&held).await.unwrap();
+
+    // The first one has waited long enough, and stands with all others that have.
+    stage.clock.advance(Duration::from_secs(10));
+    let leases = stage.claim(10).await;
+    assert_eq!(ids(&leases), [waited_for[1], first, second, waited_for[0]]);
 }
 
 fn ids(leases: &[Lease]) -> Vec<DeliveryId> {

@@ -41,6 +41,7 @@ impl Core {
             Some(_) => self.clock.now().after(new.dedupe_window),
             None => Timestamp(0),
         };
+        let waited_for = new.waited_for;
         let accept = Accept {
             event: new.event,
             remembered_until,
@@ -60,6 +61,7 @@ impl Core {
             event: Arc::new(accept.event),
             remembered_until,
             deliveries: accept.deliveries,
+            waited_for,
             reservation,
         };
         let answers = self.submit(vec![(Kind::Accept, tenant, payload, numbers, does)])?;

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     lifecycle::{Event, Spent, Verdict},
-    store::{DestinationKey, Due, Held, LeaseToken, NewDelivery, Settled, StoreError},
+    store::{DestinationKey, Due, Held, LeaseToken, NewDelivery, Settled, StoreError, WaitedFor},
 };
 
 /// How long an acceptance is held back just below the largest lag.
@@ -73,6 +73,7 @@ pub(super) enum Does {
         event: Arc<Event>,
         remembered_until: Timestamp,
         deliveries: Vec<NewDelivery>,
+        waited_for: Option<WaitedFor>,
         reservation: Option<Reservation>,
     },
     Settle {
@@ -354,10 +355,14 @@ fn take_note(desks: &mut Desks, outcome: &mut Outcome, written: Written<Effect>,
             event,
             remembered_until,
             deliveries,
+            waited_for,
             reservation,
         } => {
             for (place, delivery) in (seq..).zip(&deliveries) {
-                let owed = owed_anew(&event, delivery, place, position, now);
+                let mut owed = owed_anew(&event, delivery, place, position, now);
+                if let Some(waited_for) = waited_for.filter(|it| it.delivery == delivery.id) {
+                    owed.waited_until = waited_for.until;
+                }
                 outcome.due.insert(owed.delivery.key);
                 desks.accept(owed, Some(&event), now);
                 desks.durable = place;
@@ -452,6 +457,7 @@ fn owed_anew(
         replay: None,
         order: delivery.order.as_ref().map(|order| order.digest),
         since: now,
+        waited_until: Timestamp(0),
     }
 }
 

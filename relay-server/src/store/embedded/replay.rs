@@ -167,6 +167,7 @@ fn record(new: &Replay, known: &Known) -> (Kind, protocol::id::TenantId, bytes::
         replay: Some(new.replay),
         order: new.delivery.order.as_ref().map(|order| order.digest),
         since: Timestamp(0),
+        waited_until: Timestamp(0),
     };
     let payload = requeue.encode();
     let does = Does::Deliver {

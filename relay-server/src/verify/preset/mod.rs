@@ -41,6 +41,8 @@ pub struct Preset {
     pub setup: &'static str,
     /// When the provider reads the service's own answer, which an asynchronous relay can't give.
     pub response_note: Option<&'static str>,
+    /// What suits the provider when it waits for the service's own answer, where that is known.
+    pub sync: Option<SyncDefaults>,
     pub(super) event_id: Vec<Template>,
     pub(super) event_type: Vec<Template>,
     pub(super) json_field: Option<&'static str>,
@@ -68,6 +70,22 @@ impl Default for Accepted {
             body: None,
         }
     }
+}
+
+/// What suits a provider that waits for the service's own answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncDefaults {
+    /// How long it waits, with something in reserve.
+    pub timeout_ms: u64,
+    /// The status that it understands as "taken, but no answer now".
+    pub status: u16,
+    /// Header fields of that answer.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    #[serde(default)]
+    pub body: String,
 }
 
 /// A preset as it stands in the data file.
@@ -100,6 +118,8 @@ struct Record {
     setup: String,
     #[serde(default)]
     response_note: Option<String>,
+    #[serde(default)]
+    sync: Option<SyncDefaults>,
 }
 
 static PRESETS: LazyLock<Vec<Preset>> = LazyLock::new(|| {
@@ -167,6 +187,7 @@ impl Preset {
             setup: record.setup.leak(),
             response_note: record.response_note.map(|note| &*note.leak()),
             json_field: record.json_field,
+            sync: record.sync,
         })
     }
 

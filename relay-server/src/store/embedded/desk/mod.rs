@@ -249,7 +249,9 @@ impl Desks {
             self.take_in(owed, event, now);
             return;
         }
-        if owed.order.is_none() && owed.replay.is_none() {
+        if owed.waited_until > now {
+            self.take_in(owed, event, now);
+        } else if owed.order.is_none() && owed.replay.is_none() {
             self.take_live(owed, event, now);
         }
     }
@@ -278,8 +280,17 @@ impl Desks {
         }
     }
 
-    /// What was live long enough joins the backlog; what lies beyond the window is read in its turn.
+    /// What nobody waits for any more stands like everything else. What was live long enough joins the
+    /// backlog; what lies beyond the window is read in its turn.
     fn age(&mut self, key: DestinationKey, now: Timestamp) {
+        while let Some(desk) = self.desks.get(&key)
+            && let Some(id) = desk.lanes.first_waited_for()
+            && let Some(open) = self.open.get(&id)
+            && open.owed.waited_until <= now
+        {
+            self.unlist(id);
+            self.stand(id, now);
+        }
         while let Some(desk) = self.desks.get_mut(&key)
             && let Some((place, id)) = desk.lanes.first_live()
             && let Some(open) = self.open.get_mut(&id)
@@ -379,10 +390,16 @@ impl Desks {
         if until <= now {
             let lane = match owed.order {
                 Some(_) => Lane::Backlog,
+                // It is live for as long as somebody waits.
+                None if owed.waited_until > now => Lane::Live,
                 None => Lane::of(owed.replay.is_some(), now.since(owed.since)),
             };
             open.status = Status::Ready(lane);
-            desk.lanes.insert(lane, place, id);
+            if owed.waited_until > now && lane == Lane::Live {
+                desk.lanes.insert_waited_for(place, id);
+            } else {
+                desk.lanes.insert(lane, place, id);
+            }
             return true;
         }
         let order = owed.order;

@@ -31,6 +31,8 @@ pub(crate) struct Owed {
     pub(crate) order: Option<KeyDigest>,
     /// Since when it is owed; zero if it was read back.
     pub(crate) since: Timestamp,
+    /// Until then somebody waits for the answer; zero if nobody ever did.
+    pub(crate) waited_until: Timestamp,
 }
 
 /// How a delivery in memory stands.

@@ -141,6 +141,7 @@ impl World {
             replay,
             order,
             since: self.now,
+            waited_until: Timestamp(0),
         };
         let mut row = owed.clone();
         row.since = Timestamp(0);

@@ -346,6 +346,7 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
         replay,
         order,
         since: Timestamp(0),
+        waited_until: Timestamp(0),
     })
 }
 

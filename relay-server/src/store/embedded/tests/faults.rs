@@ -240,6 +240,7 @@ async fn a_projection_that_stands_still_slows_accepting_and_refuses_nobody() {
 
 fn plain_event(id: u128) -> crate::store::NewEvent {
     crate::store::NewEvent {
+        waited_for: None,
         decisions: Vec::new(),
         event: Event {
             id: EventId::from_u128(id),
