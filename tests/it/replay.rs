@@ -190,18 +190,22 @@ async fn a_live_event_goes_before_a_bulk_replay() {
 
 #[tokio::test]
 async fn asking_twice_under_one_key_makes_one_replay() {
-    let relay = Relay::start().await;
+    let mut relay = Relay::start().await;
     let journey = relay.journey("none").await;
     relay.provider().send(&journey.post()).await.accepted();
     let line = "replays create --events --idempotency-key monday -o json";
     let first: Value = serde_json::from_str(&cli(&relay, line)).unwrap();
     let again: Value = serde_json::from_str(&cli(&relay, line)).unwrap();
     assert_eq!(first["id"], again["id"]);
+    relay.kill9();
+    relay.restart().await;
+    let later: Value = serde_json::from_str(&cli(&relay, line)).unwrap();
+    assert_eq!(first["id"], later["id"]);
     let other = format!("{line} --type other --tenant acme");
     let other = relay.cli().args(other.split(' ')).output().unwrap();
     assert!(!other.status.success());
     let stderr = String::from_utf8(other.stderr).unwrap();
-    assert!(stderr.contains("E-CONFLICT"), "{stderr}");
+    assert!(stderr.contains("E-IDEMPOTENCY"), "{stderr}");
     assert_eq!(journey.tenant.api.list("/replays").await.len(), 1);
 }
 

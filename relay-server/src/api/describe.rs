@@ -270,12 +270,8 @@ fn not_null(schema: &mut Value) {
 
 impl Part for IdempotencyKey {
     fn describe(to: &mut Describing<'_>) {
-        to.parameter(json!({
-            "name": "Idempotency-Key", "in": "header", "required": false,
-            "description": "A name of your choice: asking again under it makes no second one.",
-            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }
-        }));
-        to.refuses(&[400, 409]);
+        // The parameter is that of every POST.
+        to.refuses(&[400, 422]);
     }
 }
 

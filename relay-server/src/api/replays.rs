@@ -230,7 +230,8 @@ pub(super) async fn create(
     })
 }
 
-/// The caller's name for what is to be made, so that asking twice makes one.
+/// The caller's name for what is to be made. What every repeat gets is remembered for a while; a job
+/// keeps its name as long as it is kept, restarts or not.
 #[derive(Debug)]
 pub(super) struct IdempotencyKey(Option<String>);
 
@@ -255,7 +256,8 @@ impl FromRequestParts<ApiState> for IdempotencyKey {
 fn refused(error: &ReplayError) -> Problem {
     match error {
         ReplayError::Unknown => Problem::new(Code::NotFound),
-        ReplayError::KeyReused | ReplayError::TooMany | ReplayError::Stuck(_) => {
+        ReplayError::KeyReused => Problem::new(Code::Idempotency),
+        ReplayError::TooMany | ReplayError::Stuck(_) => {
             Problem::new(Code::Conflict).detail(error.to_string())
         }
         ReplayError::Store(error) => unanswered(error.clone()),
