@@ -161,9 +161,11 @@ impl Ingress {
         exchange: &Arc<Exchange>,
         answer: oneshot::Sender<Result<Answer, Problem>>,
     ) {
+        let seat = exchange.sit();
         match self.decide(held, exchange).await {
             Decision::Answered(head, pipe) => {
                 let passed = held.pass_on(exchange.event, &head, &pipe);
+                drop(seat);
                 // Who has hung up lets go of the answer here.
                 let _ = answer.send(Ok(passed));
                 self.see_through(held, exchange, head.status, &pipe).await;
@@ -311,7 +313,8 @@ impl Ingress {
     }
 
     /// Waits beside whoever holds the first request.
-    async fn listen(&self, held: &Held, exchange: &Exchange) -> Answer {
+    async fn listen(&self, held: &Held, exchange: &Arc<Exchange>) -> Answer {
+        let _seat = exchange.sit();
         let late = time::sleep_until(held.deadline.into());
         let decision = tokio::select! {
             decision = exchange.decided() => decision,

@@ -1,6 +1,9 @@
 //! One event whose provider waits.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use protocol::{
@@ -80,6 +83,8 @@ pub(crate) struct Exchange {
     settled: watch::Sender<Option<bool>>,
     /// Which attempt an agent has in hand.
     offered: watch::Sender<Option<(LeaseToken, Flow)>>,
+    /// How many wait for the answer and have not begun to read it.
+    seats: Arc<AtomicUsize>,
     /// It counts as a held request even when the provider has hung up.
     _place: Arc<Place>,
 }
@@ -100,8 +105,15 @@ impl Exchange {
             state: watch::Sender::new(State::Waiting),
             settled: watch::Sender::new(None),
             offered: watch::Sender::new(None),
+            seats: Arc::default(),
             _place: place,
         })
+    }
+
+    /// For whoever is going to read the answer: nothing of it is dropped until this is.
+    pub(crate) fn sit(self: &Arc<Self>) -> Seat {
+        self.seats.fetch_add(1, Ordering::SeqCst);
+        Seat(Arc::clone(self))
     }
 
     /// Waits until it is decided. Cancel-safe.
@@ -181,7 +193,11 @@ impl Exchange {
             self.give_up(Unanswered::Failed);
             return None;
         };
-        let pipe = Pipe::new(flow, (self.delivery, lease.clone()));
+        let pipe = Pipe::new(
+            flow,
+            (self.delivery, lease.clone()),
+            Arc::clone(&self.seats),
+        );
         let answered = Decision::Answered(Arc::new(head), Arc::clone(&pipe));
         self.advance(
             |state| matches!(state, State::Waiting),
@@ -213,6 +229,25 @@ impl Exchange {
             }
             may
         })
+    }
+}
+
+/// One who waits for an answer and has not begun to read it.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Exchange>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let exchange = &self.0;
+        exchange.seats.fetch_sub(1, Ordering::SeqCst);
+        // An answer that begins after this sees that the seat is free.
+        let pipe = match &*exchange.state.borrow() {
+            State::Decided(Decision::Answered(_, pipe)) => Some(Arc::clone(pipe)),
+            _ => None,
+        };
+        if let Some(pipe) = pipe {
+            pipe.catch_up();
+        }
     }
 }
 

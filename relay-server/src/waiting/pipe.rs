@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -29,6 +32,8 @@ const BODY_MAX: Duration = Duration::from_mins(15);
 pub(crate) struct Pipe {
     flow: Flow,
     attempt: Attempt,
+    /// Who waits for the answer and has not begun to read: until they have, its start is kept.
+    seats: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
     /// It ended before it was complete.
     broken: CancellationToken,
@@ -71,10 +76,11 @@ impl std::fmt::Debug for Pipe {
 }
 
 impl Pipe {
-    pub(super) fn new(flow: Flow, attempt: Attempt) -> Arc<Self> {
+    pub(super) fn new(flow: Flow, attempt: Attempt, seats: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             flow,
             attempt,
+            seats,
             inner: Mutex::default(),
             broken: CancellationToken::new(),
         })
@@ -146,6 +152,28 @@ impl Pipe {
             deadline: Box::pin(sleep(BODY_MAX)),
             _place: place,
         })
+    }
+
+    /// Drops what every reader has, and tells the session. Without a reader, now or to come, nobody
+    /// wants the body.
+    pub(super) fn catch_up(&self) {
+        let mut inner = self.inner();
+        if self.seats.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let is_unwanted = inner.readers.is_empty() && !inner.is_abandoned;
+        let was_open = inner.end.is_none();
+        let taken = inner.advance();
+        if is_unwanted {
+            inner.is_abandoned = true;
+            inner.parts.clear();
+        }
+        drop(inner);
+        if is_unwanted && was_open {
+            self.flow.unwanted(&self.attempt);
+        } else {
+            self.flow.taken(&self.attempt, taken);
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -252,9 +280,8 @@ impl Body for Reading {
             return Poll::Pending;
         };
         reader.at += part.len() as u64;
-        let taken = inner.advance();
         drop(inner);
-        this.pipe.flow.taken(&this.pipe.attempt, taken);
+        this.pipe.catch_up();
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
@@ -276,20 +303,7 @@ impl Body for Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        let mut inner = self.pipe.inner();
-        inner.readers.remove(&self.id);
-        let is_last = inner.readers.is_empty();
-        inner.is_abandoned |= is_last;
-        let was_open = inner.end.is_none();
-        let taken = inner.advance();
-        if is_last {
-            inner.parts.clear();
-        }
-        drop(inner);
-        if is_last && was_open {
-            self.pipe.flow.unwanted(&self.pipe.attempt);
-        } else {
-            self.pipe.flow.taken(&self.pipe.attempt, taken);
-        }
+        self.pipe.inner().readers.remove(&self.id);
+        self.pipe.catch_up();
     }
 }

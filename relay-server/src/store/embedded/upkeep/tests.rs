@@ -283,8 +283,13 @@ async fn a_copy_that_is_cut_or_altered_is_refused() {
     let mut copy = Vec::new();
     back_up(from.path(), 0, &mut copy).unwrap();
 
-    // Somewhere in a segment, in the settings, in the list, and no end.
-    let mut altered: Vec<Vec<u8>> = [copy.len() / 3, copy.len() - 40_000]
+    // Within a segment, within the settings, no list, and no end. The first segment follows its header,
+    // and padding between files is nobody's.
+    let settings = copy
+        .windows(SQLITE_MAGIC.len())
+        .position(|it| it == SQLITE_MAGIC)
+        .unwrap();
+    let mut altered: Vec<Vec<u8>> = [512 + 100, settings + 5_000]
         .into_iter()
         .map(|at| {
             let mut copy = copy.clone();
@@ -318,6 +323,9 @@ async fn a_copy_that_is_cut_or_altered_is_refused() {
         Err(UpkeepError::NotEmpty(_))
     ));
 }
+
+/// How a database file of SQLite begins.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 const LIST_NAME: &[u8] = b"hookferry-backup.json";
 
