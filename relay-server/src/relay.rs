@@ -143,33 +143,13 @@ impl Relay {
 
         let keys = config.keys_dir.as_deref().map(preload).transpose()?;
         let (outbound, errands) = Outbound::new(keys.unwrap_or_default(), Network::of_system());
-        let events = Arc::clone(&stores.events);
-        let tenancy_config = TenancyConfig {
-            provider_keys: ProviderKeys::new(Arc::<Outbound>::clone(&outbound)),
-            ..config.tenancy()
-        };
-        let tenancy = Tenancy::open(
-            Arc::clone(&stores.settings),
-            Arc::clone(&events),
-            key,
-            Arc::clone(&clock),
-            tenancy_config,
-        );
-        let tenancy = Arc::new(tenancy.await?);
-        reseal(&tenancy).await;
+        let tenancy = open_tenancy(config, &stores, key, &clock, &outbound).await?;
         let replays = open_replays(&stores, &tenancy).await?;
         let public_url = config
             .public_url
             .clone()
             .unwrap_or_else(|| format!("{scheme}://{public_addr}"));
         let public_url = public_url.trim_end_matches('/').to_owned();
-        let ingress = IngressConfig {
-            body_bytes_in_flight_max: config.limits.body_bytes_in_flight_max,
-            body_bytes_max: config.limits.body_bytes_max,
-            body_deadlines: BodyDeadlines::default(),
-            public_url: public_url.clone(),
-            trusted_proxies: config.trusted_proxies(),
-        };
         let registry = Arc::new(Registry::default());
         let room = Room::new(waiting::Limits::of_relay(config.limits.held_requests_max));
         let tasks = TaskTracker::new();
@@ -184,9 +164,9 @@ impl Relay {
             stop: stop.clone(),
         };
         let ingress = Arc::new(Ingress::new(
-            ingress,
+            ingress_config(config, &public_url),
             Arc::clone(&tenancy),
-            events,
+            Arc::clone(&stores.events),
             outbound,
             holding,
         ));
@@ -317,6 +297,40 @@ async fn open_replays(stores: &Stores, tenancy: &Arc<Tenancy>) -> Result<Arc<Rep
         Arc::clone(tenancy),
     );
     Ok(Arc::new(replays.await?))
+}
+
+/// Opens the tenants' settings, and seals their secrets anew if the key was replaced.
+async fn open_tenancy(
+    config: &Config,
+    stores: &Stores,
+    key: SecretKey,
+    clock: &Arc<dyn Clock>,
+    outbound: &Arc<Outbound>,
+) -> Result<Arc<Tenancy>, StartError> {
+    let tenancy_config = TenancyConfig {
+        provider_keys: ProviderKeys::new(Arc::<Outbound>::clone(outbound)),
+        ..config.tenancy()
+    };
+    let tenancy = Tenancy::open(
+        Arc::clone(&stores.settings),
+        Arc::clone(&stores.events),
+        key,
+        Arc::clone(clock),
+        tenancy_config,
+    );
+    let tenancy = Arc::new(tenancy.await?);
+    reseal(&tenancy).await;
+    Ok(tenancy)
+}
+
+fn ingress_config(config: &Config, public_url: &str) -> IngressConfig {
+    IngressConfig {
+        body_bytes_in_flight_max: config.limits.body_bytes_in_flight_max,
+        body_bytes_max: config.limits.body_bytes_max,
+        body_deadlines: BodyDeadlines::default(),
+        public_url: public_url.to_owned(),
+        trusted_proxies: config.trusted_proxies(),
+    }
 }
 
 /// Changes nothing with a key that stored secrets were not encrypted with.

@@ -44,6 +44,10 @@ pub(super) struct Received {
 }
 
 /// What a request came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are events: a box would be an allocation for each"
+)]
 #[derive(Debug)]
 pub(super) enum Taken {
     /// It was a challenge, and this is the answer.
