@@ -30,6 +30,7 @@ use std::{
 use protocol::{
     frame::Refuse,
     id::SessionId,
+    limits::HEARTBEAT_INTERVAL,
     session::{AgentConfig, AgentSession},
 };
 use tokio::{
@@ -159,6 +160,8 @@ struct Link {
     generation: Generation,
     /// Which relay it leads to, if that has said so.
     node: Option<String>,
+    /// How often both ends say that they are there.
+    heartbeat: Duration,
     /// A heartbeat was not answered in time.
     is_suspect: bool,
     /// What the relay calls the session.
@@ -336,7 +339,9 @@ impl Driver {
     /// Before anything else that a sleep has let pile up.
     fn look_around(&mut self) {
         let now = Instant::now();
-        if let Some(slept) = self.awake.look(now, SystemTime::now()) {
+        let heartbeats = self.links.iter().map(|link| link.heartbeat);
+        let fastest = heartbeats.min().unwrap_or(HEARTBEAT_INTERVAL);
+        if let Some(slept) = self.awake.look(now, SystemTime::now(), fastest) {
             self.woke(now, slept);
         }
     }

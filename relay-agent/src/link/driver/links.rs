@@ -16,6 +16,9 @@ use crate::{
     terminal::News,
 };
 
+/// What a relay may ask for at most often, as far as sleeps are judged by it.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+
 /// What is known of a link that was taken out.
 pub(super) struct Removed {
     generation: Generation,
@@ -104,6 +107,7 @@ impl Driver {
             phase: Phase::Opening,
             generation: self.generation,
             node: None,
+            heartbeat: HEARTBEAT_INTERVAL,
             is_suspect: false,
             name: None,
             replaces,
@@ -112,13 +116,15 @@ impl Driver {
         self.respond_over(id);
         self.share();
         // Nobody looked while there was no link.
-        self.awake.look(now, SystemTime::now());
+        self.awake.look(now, SystemTime::now(), HEARTBEAT_INTERVAL);
     }
 
     pub(super) fn welcomed(&mut self, id: LinkId, welcome: &Welcome) {
         let now = Instant::now();
         let Some(link) = self.link(id) else { return };
         link.phase = Phase::Open;
+        // No relay makes us take each moment for a sleep.
+        link.heartbeat = Duration::from_millis(welcome.heartbeat_ms).max(HEARTBEAT_MIN);
         link.node.clone_from(&welcome.node);
         let carrier = link.carrier();
         self.took_over(id, welcome.session);
@@ -287,12 +293,15 @@ impl Driver {
             link.session.probe(now);
         }
         // So long that networks forget, and the relay gives up: not even the answer is waited for.
-        if slept >= HEARTBEAT_INTERVAL {
-            let open = self.links.iter().filter(|link| spread::is_open(link));
-            let open: Vec<_> = open.map(|link| link.id).collect();
-            for id in open {
-                self.suspect(id);
-            }
+        let is_lost = |link: &&Link| spread::is_open(link) && slept >= link.heartbeat;
+        let lost: Vec<_> = self
+            .links
+            .iter()
+            .filter(is_lost)
+            .map(|link| link.id)
+            .collect();
+        for id in lost {
+            self.suspect(id);
         }
         if self.wants_link() {
             self.reconnect.now(now);
